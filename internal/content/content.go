@@ -1,0 +1,118 @@
+// Package content is the contract of the content store: blobs under their digests, and ingests,
+// the blobs that are being written.
+//
+// A store keeps bytes and nothing else. Labels, namespaces, names and what keeps what alive are
+// rows in metadata. Implementations are in the folders beneath; contenttest is the suite that
+// each of them passes.
+//
+// Invariants:
+//   - A blob is visible under its digest only when it is whole, verified and on stable storage.
+//   - Blobs never change. A blob may be deleted while it is read; open readers go on.
+//   - An ingest has one writer at a time, in this process or another.
+package content
+
+import (
+	"context"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A Store keeps blobs and ingests. Goroutines and processes may share it.
+//
+// Digests are sha256 or sha512; others, and malformed ones, are [errdefs.ErrInvalidArgument].
+type Store interface {
+	// Info describes a finished blob. Errors: [errdefs.ErrNotFound].
+	Info(ctx context.Context, d digest.Digest) (Info, error)
+	// Open opens a finished blob for reading; the caller closes it. Its bytes are as the disk
+	// gives them: [Verify] checks them on the way. Errors: [errdefs.ErrNotFound].
+	Open(ctx context.Context, d digest.Digest) (Reader, error)
+	// Delete removes a blob. Errors: [errdefs.ErrNotFound].
+	Delete(ctx context.Context, d digest.Digest) error
+	// Blobs yields every finished blob, in no order. A blob that comes or goes meanwhile may be
+	// yielded or not. What is not a blob in the store's folders is passed over.
+	Blobs(ctx context.Context) iter.Seq2[Info, error]
+
+	// Begin starts or resumes the ingest called key, of at most 512 bytes, and makes the
+	// caller its one writer. The same key with another want than before starts from zero.
+	// Damage to what was kept of it is not an error: the ingest starts from zero, or from
+	// the last point that can be trusted.
+	//
+	// Errors: [errdefs.ErrAlreadyExists] when want.Digest is stored already;
+	// [errdefs.ErrUnavailable] when another writer has the key and want.Wait is not set.
+	// With want.Wait it waits for that writer's end, or for the end of ctx.
+	Begin(ctx context.Context, key string, want Want) (Ingest, error)
+	// Commit makes ingests into blobs, all with one flush of the disk. Once it returns nil,
+	// they survive a power loss. Every ingest given is closed when it returns.
+	//
+	// An ingest whose size or digest is not what was wanted is thrown away and reported as
+	// [errdefs.ErrDataLoss] (a *[MismatchError], or a *[SizeError] when it is too long); one that
+	// is too short is kept for another try and reported as a *[SizeError] of the kind
+	// [errdefs.ErrOutOfRange]. When the disk fails, the bytes are kept for another try.
+	// The others are committed all the same; errors are joined.
+	Commit(ctx context.Context, ingests ...Ingest) error
+	// Ingests lists what is being written or was left unfinished.
+	Ingests(ctx context.Context) ([]Status, error)
+	// Abort throws away the bytes kept of an ingest. Errors: [errdefs.ErrNotFound];
+	// [errdefs.ErrUnavailable] while it has a writer.
+	Abort(ctx context.Context, key string) error
+}
+
+// Want is what an ingest is expected to become.
+type Want struct {
+	Digest digest.Digest // empty: any; sha256 is computed
+	Size   int64         // bytes; negative: unknown
+	Wait   bool          // wait for another writer of the same key
+}
+
+// An Ingest is a blob being written, by one goroutine at a time. It must be ended by
+// [Store.Commit], Close or Abort.
+type Ingest interface {
+	// Key is the name it was begun with.
+	Key() string
+	// Want is what it is expected to become.
+	Want() Want
+	// Offset is how many bytes it has; the next write goes there.
+	Offset() int64
+	// WriteAt appends p; off must be Offset, anything else is [errdefs.ErrOutOfRange], which
+	// guards against an answer to a range request that begins elsewhere. Bytes past
+	// Want().Size are refused as a *[SizeError].
+	WriteAt(p []byte, off int64) (int, error)
+	// Reset throws away the bytes and starts from zero.
+	Reset() error
+	// Digest is the digest of the bytes so far.
+	Digest() digest.Digest
+	// Close gives up the lock and keeps the bytes and the state of their hash, so that a later
+	// Begin, in any process, goes on from Offset without reading them. After Commit or Abort
+	// it does nothing.
+	Close() error
+	// Abort gives up the lock and throws the bytes away.
+	Abort() error
+}
+
+// A Reader reads a finished blob. Several goroutines may call ReadAt.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// Info describes a finished blob.
+type Info struct {
+	Digest    digest.Digest
+	Size      int64 // bytes
+	CreatedAt time.Time
+}
+
+// Status describes an ingest.
+type Status struct {
+	Key       string
+	Offset    int64 // bytes that are there
+	Size      int64 // bytes expected; negative: unknown
+	Digest    digest.Digest
+	StartedAt time.Time
+	UpdatedAt time.Time
+	Busy      bool // it has a writer now
+}
