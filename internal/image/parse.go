@@ -76,14 +76,14 @@ func (f *fields) checkKind() error {
 	}
 	switch f.MediaType {
 	case dockerSchema1, dockerSchema1Signed:
-		return fmt.Errorf("Docker schema 1 manifest: %w", errdefs.ErrNotImplemented)
+		return fmt.Errorf("manifest of Docker schema 1: %w", errdefs.ErrNotImplemented)
 	case ociArtifact, orasArtifact:
 		return fmt.Errorf("artifact manifest %s, which OCI 1.1 replaced: %w", f.MediaType, errdefs.ErrNotImplemented)
 	}
 	index, manifest := f.Manifests != nil, f.Config != nil || f.Layers != nil
 	switch {
 	case f.SchemaVersion == 1 && f.FSLayers != nil:
-		return fmt.Errorf("Docker schema 1 manifest: %w", errdefs.ErrNotImplemented)
+		return fmt.Errorf("manifest of Docker schema 1: %w", errdefs.ErrNotImplemented)
 	case index && manifest:
 		return invalid("both a manifest and an index: it has manifests beside config or layers")
 	case !index && !manifest && f.Blobs != nil:
