@@ -1,0 +1,59 @@
+# The targets that matter: demo, test, lint, bench. All of them work on a fresh clone.
+
+GO ?= go
+FUZZTIME ?= 10s
+
+export CGO_ENABLED = 0
+
+.PHONY: build demo test lint bench fuzz deps clean
+
+# One static binary.
+build:
+	$(GO) build -trimpath -o bin/stowage ./cmd/stowage
+
+# The main job, command by command. IMAGE=alpine does it with a public image.
+demo: build
+	$(GO) run ./demo $(IMAGE)
+
+# All tests, then those where goroutines meet once more under the race detector, which needs cgo.
+RACED = ./internal/content/... ./internal/kv/... ./internal/metadata/... ./internal/transfer/...
+test: deps
+	$(GO) test ./...
+	CGO_ENABLED=1 $(GO) test -race $(RACED)
+
+# Programs from Debian that the tests and the benchmark measure us against.
+deps:
+	@.ci/deps
+
+lint:
+	@# vet: calls that compile and are wrong: printf verbs, copied locks, lost cancels.
+	$(GO) vet ./...
+	@# staticcheck: dead code, misused standard library, deprecated calls; see staticcheck.conf.
+	$(GO) tool staticcheck ./...
+	@# errcheck: an error that nobody looks at, a lost write above all.
+	$(GO) tool errcheck -exclude .errcheck-excludes ./...
+	@# ineffassign: a value that is set and never used, often an err of the wrong scope.
+	$(GO) tool ineffassign ./...
+	@# gofumpt: one layout, so that diffs show changes alone.
+	@test -z "$$($(GO) tool gofumpt -l . | tee /dev/stderr)" || { echo 'run: go tool gofumpt -w .' >&2; exit 1; }
+	@# tidy: go.mod names what is imported, no more and no less.
+	$(GO) mod tidy -diff
+
+# Whole runs beside skopeo, as a table, then the micro-benchmarks. BENCH=pull chooses cases,
+# BENCH_RUNS says how often each runs, BENCH_DIR keeps the images made for it.
+bench: build deps
+	$(GO) run ./bench
+	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./internal/content/... ./internal/kv/... | tee bin/bench.txt
+	$(GO) tool benchstat bin/bench.txt
+
+# Every fuzz target in turn, FUZZTIME each.
+fuzz:
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$($(GO) test -list '^Fuzz' "$$dir" | grep '^Fuzz'); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+		done; \
+	done
+
+clean:
+	rm -rf bin
