@@ -1,0 +1,172 @@
+package hosts_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/stowage/stowage/internal/registry/hosts"
+)
+
+// write makes files below a new folder and returns it.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestLoadWithoutFiles(t *testing.T) {
+	for _, tc := range []struct {
+		registry   string
+		plain      bool
+		url, other string
+		skipVerify bool
+	}{
+		{registry: "docker.io", url: "https://registry-1.docker.io/v2"},
+		{registry: "docker.io", plain: true, url: "https://registry-1.docker.io/v2"},
+		{registry: "r.example", url: "https://r.example/v2"},
+		{registry: "r.example:5000", url: "https://r.example:5000/v2"},
+		{registry: "r.example:5000", plain: true, url: "http://r.example:5000/v2"},
+		{registry: "localhost", url: "https://localhost/v2", skipVerify: true},
+		{registry: "localhost:5000", url: "http://localhost:5000/v2", other: "https", skipVerify: true},
+		{registry: "localhost:80", url: "http://localhost:80/v2"},
+		{registry: "localhost:443", url: "https://localhost:443/v2", skipVerify: true},
+		{registry: "127.1.2.3:5000", url: "http://127.1.2.3:5000/v2", other: "https", skipVerify: true},
+		{registry: "[::1]:5000", url: "http://[::1]:5000/v2", other: "https", skipVerify: true},
+		{registry: "[::2]:5000", url: "https://[::2]:5000/v2"},
+		{registry: "localhost.example:5000", url: "https://localhost.example:5000/v2"},
+	} {
+		list, err := hosts.Load(tc.registry, hosts.Options{PlainHTTP: tc.plain, Dirs: []string{t.TempDir(), "/nonexistent"}})
+		if err != nil || len(list) != 1 {
+			t.Fatalf("load %s: %d hosts, %v", tc.registry, len(list), err)
+		}
+		h := list[0]
+		if got := h.URL.String(); got != tc.url || h.OtherScheme != tc.other || h.SkipVerify != tc.skipVerify {
+			t.Errorf("%s: got %s, other scheme %q, skip verify %t; want %s, %q, %t",
+				tc.registry, got, h.OtherScheme, h.SkipVerify, tc.url, tc.other, tc.skipVerify)
+		}
+		if h.Capabilities != everything || h.DialTimeout != hosts.DefaultDialTimeout {
+			t.Errorf("%s: capabilities %b, dial timeout %s", tc.registry, h.Capabilities, h.DialTimeout)
+		}
+	}
+}
+
+// The first folder that is there counts: each root in turn, and in it the most telling name.
+func TestLoadOrder(t *testing.T) {
+	one := write(t, map[string]string{
+		"r.example_5000_/hosts.toml": `server = "underscores.example"`,
+		"r.example:5000/hosts.toml":  `server = "colon.example"`,
+		"s.example:5000/hosts.toml":  `server = "s-colon.example"`,
+		"empty.example/hosts.toml":   "",
+	})
+	two := write(t, map[string]string{
+		"_default/hosts.toml":   `server = "default.example"`,
+		"r.example/hosts.toml":  `server = "portless.example"`,
+		"docker.io/hosts.toml":  `[host."https://mirror.example"]`,
+		"u.example/hosts.toml":  "[host.\"https://mirror.example\"]\n capabilities = [\"pull\"]",
+		"[::2]_443_/hosts.toml": `server = "six.example"`,
+	})
+	for registry, want := range map[string][]string{
+		"r.example:5000": {"https://underscores.example/v2"},
+		"s.example:5000": {"https://s-colon.example/v2"},
+		"r.example":      {"https://portless.example/v2"},
+		"r.example:6000": {"https://default.example/v2"},
+		"docker.io":      {"https://mirror.example/v2", "https://registry-1.docker.io/v2"},
+		"u.example":      {"https://mirror.example/v2", "https://u.example/v2"},
+		"empty.example":  {"https://empty.example/v2"},
+		"[::2]:443":      {"https://six.example/v2"},
+	} {
+		list, err := hosts.Load(registry, hosts.Options{Dirs: []string{one, two}})
+		if err != nil {
+			t.Errorf("%s: %v", registry, err)
+			continue
+		}
+		var got []string
+		for _, h := range list {
+			got = append(got, h.URL.String())
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", registry, diff)
+		}
+	}
+}
+
+// What is said of certificates for an http URL, or without naming a server, holds for the server.
+func TestLoadTLS(t *testing.T) {
+	root := write(t, map[string]string{
+		"a.example/ca.crt":          "",
+		"a.example/me.cert":         "",
+		"a.example/me.key":          "",
+		"b.example/me.cert":         "",
+		"c.example/hosts.toml":      "[host.\"http://m.example:5000\"]\nskip_verify = true\n[host.\"http://n.example:80\"]\nskip_verify = true\n",
+		"localhost:5000/ca.crt":     "",
+		"d.example/hosts.toml":      "ca = \"x.pem\"\ncapabilities = [\"pull\"]",
+		"file.example":              "",
+		"broken.example/hosts.toml": "sever = 1",
+	})
+	load := func(registry string) ([]hosts.Host, error) {
+		return hosts.Load(registry, hosts.Options{Dirs: []string{root}})
+	}
+
+	list, err := load("a.example")
+	if err != nil || len(list) != 1 {
+		t.Fatalf("a.example: %d hosts, %v", len(list), err)
+	}
+	want := brief{
+		URL: "https://a.example/v2", Capabilities: everything, DialTimeout: hosts.DefaultDialTimeout,
+		CA:     []string{filepath.Join(root, "a.example/ca.crt")},
+		Client: []hosts.KeyPair{{Cert: filepath.Join(root, "a.example/me.cert"), Key: filepath.Join(root, "a.example/me.key")}},
+	}
+	if diff := cmp.Diff(want, briefs(list)[0]); diff != "" {
+		t.Errorf("a.example (-want +got):\n%s", diff)
+	}
+
+	list, err = load("c.example")
+	if err != nil || len(list) != 3 {
+		t.Fatalf("c.example: %d hosts, %v", len(list), err)
+	}
+	if h := list[0]; h.URL.Scheme != "https" || h.OtherScheme != "http" || !h.SkipVerify {
+		t.Errorf("http with TLS settings: %+v", h)
+	}
+	if h := list[1]; h.URL.Scheme != "http" || h.OtherScheme != "" {
+		t.Errorf("http on port 80 with TLS settings: %+v", h)
+	}
+
+	list, err = load("localhost:5000")
+	if err != nil || len(list) != 1 {
+		t.Fatalf("localhost:5000: %d hosts, %v", len(list), err)
+	}
+	if h := list[0]; h.URL.Scheme != "https" || h.OtherScheme != "http" || h.SkipVerify || len(h.CA) != 1 {
+		t.Errorf("localhost with a CA: %+v", h)
+	}
+
+	list, err = load("d.example")
+	if err != nil || len(list) != 1 {
+		t.Fatalf("d.example: %d hosts, %v", len(list), err)
+	}
+	if h := list[0]; h.URL.Host != "d.example" || len(h.CA) != 1 || h.Capabilities != everything {
+		t.Errorf("a file without a server: %+v", h)
+	}
+
+	for registry, want := range map[string]string{
+		"b.example":      "the key for me.cert",
+		"file.example":   "is not a folder",
+		"broken.example": filepath.Join(root, "broken.example/hosts.toml") + `:1: unknown key sever`,
+	} {
+		if _, err := load(registry); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", registry, err, want)
+		}
+	}
+}
