@@ -6,6 +6,9 @@
 // the business of its callers.
 //
 // Names are slash-separated, relative to the root of the FS, and must satisfy [fs.ValidPath].
+//
+// [OS] gives a real disk and [NewMem] a memory disk that can lose power; [FailNth] and [FullNth]
+// make calls fail; [NoSync] trades durability for speed. One suite holds both disks to the contract.
 package vfs
 
 import (
@@ -53,11 +56,31 @@ type File interface {
 	Truncate(size int64) error
 	// Sync makes the file's data and size durable; its name is durable only after SyncDir.
 	Sync() error
-	// Stat describes the open file. os.SameFile-like identity is given by [SameFile].
+	// Stat describes the open file; [SameFile] tells whether a name still leads to it.
 	Stat() (fs.FileInfo, error)
 	// Lock takes the file's exclusive advisory lock, which every process sees and the kernel
 	// drops when the file is closed or its owner dies. It waits until ctx ends.
 	Lock(ctx context.Context) error
 	// TryLock is Lock without waiting: false if another open file holds it.
 	TryLock() (bool, error)
+}
+
+// SameFile tells whether two descriptions, of one FS, are of the same file.
+func SameFile(a, b fs.FileInfo) bool {
+	x, ok := a.(interface{ same(fs.FileInfo) bool })
+	return ok && x.same(b)
+}
+
+// Syncs tells whether syncing does anything on fsys; it does not under [NoSync].
+func Syncs(fsys FS) bool {
+	_, no := fsys.(noSync)
+	return !no
+}
+
+// Writeback asks the disk to begin writing n bytes of f from off, so that a later Sync has less
+// to wait for. It promises nothing and does nothing where it cannot help.
+func Writeback(f File, off, n int64) {
+	if w, ok := f.(interface{ writeback(off, n int64) }); ok {
+		w.writeback(off, n)
+	}
 }
