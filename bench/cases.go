@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// cases in the order of the table. A case may fill several rows.
+var cases = []struct {
+	name string
+	run  func(context.Context, *bench) ([]result, error)
+}{
+	{"pull six layers", pull(sixLayers)},
+	{"pull twelve tiny layers", pull(tinyLayers)},
+	{"pull one large layer", pull(oneLayer)},
+	{"pull again", pullAgain},
+	{"durability", durability},
+	{"export", export},
+	{"import", importArchive},
+	{"small images", small},
+}
+
+// none is what skopeo gives: bytes left to the kernel.
+const none = "--sync=none"
+
+func pull(name string) func(context.Context, *bench) ([]result, error) {
+	return func(ctx context.Context, b *bench) ([]result, error) {
+		reference, err := b.image(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		all, err := b.turns(ctx,
+			step{command: func(dir string) []string { return b.stowage(dir, none, "pull", reference) }},
+			step{command: func(dir string) []string {
+				return skopeo("docker://"+reference, "oci:"+filepath.Join(dir, "layout")+":1")
+			}})
+		if err != nil {
+			return nil, err
+		}
+		return []result{{name: "pull " + name, ours: all[0], peerName: "skopeo", peer: all[1], ratio: 1}}, nil
+	}
+}
+
+// durability compares what full durability adds to a pull with one flush of the same bytes.
+func durability(ctx context.Context, b *bench) ([]result, error) {
+	reference, err := b.image(ctx, sixLayers)
+	if err != nil {
+		return nil, err
+	}
+	store, err := b.filled(ctx, reference)
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.turns(ctx,
+		step{command: func(dir string) []string { return b.stowage(dir, "pull", reference) }},
+		step{command: func(dir string) []string { return b.stowage(dir, none, "pull", reference) }},
+		step{
+			prepare: func(dir string) []string {
+				return []string{"cp", "-r", filepath.Join(store, "content", "blobs"), filepath.Join(dir, "copy")}
+			},
+			command: func(dir string) []string { return []string{"sync", "-f", dir} },
+		})
+	if err != nil {
+		return nil, err
+	}
+	return []result{{
+		name: "what full durability adds to pull six", ours: minus(all[0], all[1]),
+		peerName: "sync -f after cp", peer: all[2], ratio: 1,
+	}}, nil
+}
+
+// minus takes the time of each sample of b from that of a.
+func minus(a, b []sample) []sample {
+	left := make([]sample, len(a))
+	for i := range a {
+		left[i] = sample{wall: a[i].wall - b[i].wall, peak: a[i].peak}
+	}
+	return left
+}
+
+// filled is a store that has an image.
+func (b *bench) filled(ctx context.Context, reference string) (string, error) {
+	root, err := os.MkdirTemp(b.work(), "store-")
+	if err != nil {
+		return "", err
+	}
+	_, err = runProcess(ctx, b.stowage(root, none, "pull", reference))
+	return root, err
+}
+
+func export(ctx context.Context, b *bench) ([]result, error) {
+	reference, err := b.image(ctx, sixLayers)
+	if err != nil {
+		return nil, err
+	}
+	store, err := b.filled(ctx, reference)
+	if err != nil {
+		return nil, err
+	}
+	layout := filepath.Join(b.work(), "layout")
+	archive := filepath.Join(b.work(), "export.tar")
+	for _, command := range [][]string{
+		skopeo("docker://"+reference, "oci:"+layout+":1"),
+		b.stowage(store, none, "export", archive, reference),
+	} {
+		if _, err := runProcess(ctx, command); err != nil {
+			return nil, err
+		}
+	}
+	all, err := b.turns(ctx,
+		step{command: func(dir string) []string {
+			return b.stowage(store, none, "export", filepath.Join(dir, "out.tar"), reference)
+		}},
+		step{command: func(dir string) []string {
+			return skopeo("oci:"+layout+":1", "oci-archive:"+filepath.Join(dir, "out.tar")+":1")
+		}},
+		step{command: func(dir string) []string {
+			return []string{"cp", archive, filepath.Join(dir, "out.tar")}
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return []result{
+		{name: "export six", ours: all[0], peerName: "skopeo", peer: all[1], ratio: 1},
+		{name: "export six", ours: all[0], peerName: "cp", peer: all[2], ratio: 1.5},
+	}, nil
+}
+
+func importArchive(ctx context.Context, b *bench) ([]result, error) {
+	reference, err := b.image(ctx, sixLayers)
+	if err != nil {
+		return nil, err
+	}
+	archive := filepath.Join(b.work(), "import.tar")
+	if _, err := runProcess(ctx, skopeo("docker://"+reference, "oci-archive:"+archive+":1")); err != nil {
+		return nil, err
+	}
+	all, err := b.turns(ctx,
+		step{command: func(dir string) []string {
+			return b.stowage(dir, none, "import", "--tag", "example.com/bench/six:1", archive)
+		}},
+		step{command: func(dir string) []string {
+			return skopeo("oci-archive:"+archive+":1", "oci:"+filepath.Join(dir, "layout")+":1")
+		}})
+	if err != nil {
+		return nil, err
+	}
+	return []result{{name: "import six", ours: all[0], peerName: "skopeo", peer: all[1], ratio: 1}}, nil
+}
+
+// small imports, lists and removes many small images, at full durability. There is no peer:
+// skopeo takes one image at a time.
+func small(ctx context.Context, b *bench) ([]result, error) {
+	archive, err := b.smallArchive()
+	if err != nil {
+		return nil, err
+	}
+	results := []result{
+		{name: "import 2,000 images of 25 blobs", limit: 20 * time.Second},
+		{name: "images, of 2,000", limit: 100 * time.Millisecond},
+		{name: "rmi of 2,000"},
+	}
+	for range b.runs {
+		root, err := os.MkdirTemp(b.work(), "small-")
+		if err != nil {
+			return nil, err
+		}
+		remove := b.stowage(root, "rmi")
+		for i := range smallImages {
+			remove = append(remove, smallName(i))
+		}
+		for i, command := range [][]string{b.stowage(root, "import", archive), b.stowage(root, "images"), remove} {
+			one, err := b.measure(ctx, step{command: func(string) []string { return command }})
+			if err != nil {
+				return nil, err
+			}
+			results[i].ours = append(results[i].ours, one)
+		}
+		if err := os.RemoveAll(root); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}

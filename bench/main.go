@@ -1,0 +1,97 @@
+// Bench measures whole runs of stowage beside skopeo: on one machine, from one registry, with the
+// same images, in turns. make bench runs it.
+//
+// It prints a Markdown table and exits with 1 when a run took more than is asked of it. Both sides
+// start with empty stores; what earlier runs left to be written is flushed before each clock
+// starts. The environment tunes it:
+//
+//	BENCH       only cases whose name begins with this, such as pull
+//	BENCH_RUNS  how often each side of a case runs; 5
+//	BENCH_DIR   where images are made, kept for the next time, and worked on; a temporary folder
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/stowage/stowage/internal/registry/registrytest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	runs := 5
+	if s := os.Getenv("BENCH_RUNS"); s != "" {
+		if runs, err = strconv.Atoi(s); err != nil || runs < 1 {
+			return fmt.Errorf("BENCH_RUNS=%s: want a number from 1", s)
+		}
+	}
+	binary, err := filepath.Abs("bin/stowage")
+	if err != nil {
+		return err
+	}
+	dir := os.Getenv("BENCH_DIR")
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "stowage-bench-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	} else if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	b := &bench{binary: binary, dir: dir, runs: runs}
+	if err := errors.Join(os.RemoveAll(b.work()), os.MkdirAll(b.work(), 0o755), os.MkdirAll(b.kept(), 0o755)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.work())) }()
+	registry, err := registrytest.StartDebian(ctx, b.kept())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, registry.Stop()) }()
+	b.host = registry.Host
+
+	var results []result
+	for _, c := range cases {
+		if !strings.HasPrefix(c.name, os.Getenv("BENCH")) {
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "bench:", c.name)
+		rows, err := c.run(ctx, b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		results = append(results, rows...)
+	}
+	if over := printTable(os.Stdout, results); over > 0 {
+		return fmt.Errorf("%d of %d rows are over what is asked", over, len(results))
+	}
+	return nil
+}
+
+// A bench is what all cases share.
+type bench struct {
+	binary string // stowage
+	dir    string
+	host   string // the registry
+	runs   int
+}
+
+// kept is the folder for what the next bench can use again; work is removed at the end.
+func (b *bench) kept() string { return filepath.Join(b.dir, "kept") }
+func (b *bench) work() string { return filepath.Join(b.dir, "work") }

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func times(walls ...time.Duration) []sample {
+	var all []sample
+	for _, w := range walls {
+		all = append(all, sample{wall: w, peak: 1 << 20})
+	}
+	return all
+}
+
+func TestTable(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name string
+		row  result
+		want string
+		ok   bool
+	}{
+		{
+			"quicker", result{ours: times(30*ms, 10*ms, 20*ms), peerName: "peer", peer: times(40*ms, 40*ms, 90*ms), ratio: 1},
+			"| 20ms (10ms–30ms) | peer | 40ms (40ms–90ms) | 0.50 | ≤ 1.00 | 1 MB | ok |", true,
+		},
+		{
+			"slower", result{ours: times(50*ms, 70*ms), peerName: "peer", peer: times(40 * ms), ratio: 1.25},
+			"| 60ms (50ms–70ms) | peer | 40ms (40ms–40ms) | 1.50 | ≤ 1.25 | 1 MB | OVER |", false,
+		},
+		{"in time", result{ours: times(20 * ms), limit: 30 * ms}, "| < 30ms | 1 MB | ok |", true},
+		{"late", result{ours: times(40 * ms), limit: 30 * ms}, "| < 30ms | 1 MB | OVER |", false},
+		{"met", result{ours: times(ms), asked: "one HEAD", met: true}, "| one HEAD | 1 MB | ok |", true},
+		{"missed", result{ours: times(ms), asked: "one HEAD"}, "| one HEAD | 1 MB | OVER |", false},
+		{"fat", result{ours: []sample{{wall: ms, peak: 100 << 20}, {wall: ms}}}, "| 100 MB | OVER |", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			over := printTable(&out, []result{c.row})
+			if got := over == 0; got != c.ok {
+				t.Errorf("ok is %v, want %v", got, c.ok)
+			}
+			if !strings.Contains(out.String(), c.want) {
+				t.Errorf("table is\n%s\nwant a row with %s", out.String(), c.want)
+			}
+		})
+	}
+}
+
+// The memory that counts is that of the process, not of the bench that forked it.
+func TestPeak(t *testing.T) {
+	ballast := bytes.Repeat([]byte{1}, 64<<20)
+	s, err := runProcess(t.Context(), []string{"sleep", "0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.peak == 0 || s.peak > int64(len(ballast))/2 {
+		t.Errorf("peak of sleep is %d bytes", s.peak)
+	}
+	if _, err := runProcess(t.Context(), []string{"sh", "-c", "echo why >&2; exit 3"}); err == nil || !strings.Contains(err.Error(), "why") {
+		t.Errorf("a failing command: %v", err)
+	}
+}
+
+// An image of the small archive has 25 blobs that no other has.
+func TestSmallImage(t *testing.T) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for i := range 2 {
+		if _, err := writeSmallImage(w, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for r := tar.NewReader(&out); ; {
+		header, err := r.Next()
+		if err != nil {
+			break
+		}
+		names[header.Name] = true
+	}
+	if got, want := len(names), 2*(smallLayers+2); got != want {
+		t.Errorf("%d blobs, want %d", got, want)
+	}
+}
+
+// What is made for one bench is there for the next.
+func TestArchiveKept(t *testing.T) {
+	b := &bench{dir: t.TempDir()}
+	if err := os.MkdirAll(b.kept(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want := b.kept() + "/small.tar"
+	if err := os.WriteFile(want, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.smallArchive(); got != want || err != nil {
+		t.Errorf("archive is %s, %v; want %s", got, err, want)
+	}
+}
