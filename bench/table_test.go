@@ -26,11 +26,13 @@ func TestTable(t *testing.T) {
 		ok   bool
 	}{
 		{
-			"quicker", result{ours: times(30*ms, 10*ms, 20*ms), peerName: "peer", peer: times(40*ms, 40*ms, 90*ms), ratio: 1},
+			"quicker",
+			result{ours: times(30*ms, 10*ms, 20*ms), peerName: "peer", peer: times(40*ms, 40*ms, 90*ms), ratio: 1},
 			"| 20ms (10ms–30ms) | peer | 40ms (40ms–90ms) | 0.50 | ≤ 1.00 | 1 MB | ok |", true,
 		},
 		{
-			"slower", result{ours: times(50*ms, 70*ms), peerName: "peer", peer: times(40 * ms), ratio: 1.25},
+			"slower",
+			result{ours: times(50*ms, 70*ms), peerName: "peer", peer: times(40 * ms), ratio: 1.25},
 			"| 60ms (50ms–70ms) | peer | 40ms (40ms–40ms) | 1.50 | ≤ 1.25 | 1 MB | OVER |", false,
 		},
 		{"in time", result{ours: times(20 * ms), limit: 30 * ms}, "| < 30ms | 1 MB | ok |", true},
