@@ -5,6 +5,9 @@ FUZZTIME ?= 10s
 
 export CGO_ENABLED = 0
 
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+
 .PHONY: build demo test lint bench fuzz deps clean
 
 # One static binary.
@@ -35,7 +38,7 @@ lint:
 	@# ineffassign: a value that is set and never used, often an err of the wrong scope.
 	$(GO) tool ineffassign ./...
 	@# gofumpt: one layout, so that diffs show changes alone.
-	@test -z "$$($(GO) tool gofumpt -l . | tee /dev/stderr)" || { echo 'run: go tool gofumpt -w .' >&2; exit 1; }
+	@files=$$($(GO) tool gofumpt -l .); [ -z "$$files" ] || { echo "go tool gofumpt -w" $$files >&2; exit 1; }
 	@# tidy: go.mod names what is imported, no more and no less.
 	$(GO) mod tidy -diff
 
@@ -48,10 +51,11 @@ bench: build deps
 
 # Every fuzz target in turn, FUZZTIME each.
 fuzz:
-	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u | while read -r dir; do \
-		for target in $$($(GO) test -list '^Fuzz' "$$dir" | grep '^Fuzz'); do \
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		targets=$$($(GO) test -list '^Fuzz' "$$dir"); \
+		for target in $$(grep '^Fuzz' <<<"$$targets"); do \
 			echo "$$dir $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"; \
 		done; \
 	done
 
