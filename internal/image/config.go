@@ -36,7 +36,7 @@ func ParseConfig(b []byte) (*Config, error) {
 		} `json:"rootfs"`
 		History []struct{} `json:"history"`
 	}
-	if err := decodeStrict(b, MaxConfig, &f); err != nil {
+	if err := DecodeStrict(b, MaxConfig, &f); err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
 	}
 	c := &Config{Platform: f.Platform, DiffIDs: f.RootFS.DiffIDs, History: len(f.History), Raw: b}

@@ -40,7 +40,7 @@ func ParseDocument(b []byte) (*Document, error) {
 
 func parseDocument(b []byte) (*Document, error) {
 	var f fields
-	if err := decodeStrict(b, MaxDocument, &f); err != nil {
+	if err := DecodeStrict(b, MaxDocument, &f); err != nil {
 		return nil, err
 	}
 	if err := f.checkKind(); err != nil {

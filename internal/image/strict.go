@@ -20,10 +20,11 @@ const (
 	maxEntries = 10_000
 )
 
-// decodeStrict decodes the one JSON value b into v. It refuses what readers may understand in
+// DecodeStrict decodes the one JSON value b into v. It refuses what readers may understand in
 // different ways: bytes that are not UTF-8, keys that stand twice in an object, and keys that
-// differ only by case, which Go's decoder takes for the same.
-func decodeStrict(b []byte, limit int, v any) error {
+// differ only by case, which Go's decoder takes for the same. More than limit bytes, and lists
+// or objects of more than 10,000 entries, are refused too. All is [errdefs.ErrInvalidArgument].
+func DecodeStrict(b []byte, limit int, v any) error {
 	if len(b) > limit {
 		return fmt.Errorf("%d bytes are more than the limit of %d: %w", len(b), limit, errdefs.ErrInvalidArgument)
 	}
