@@ -3,7 +3,7 @@
 //
 // A store keeps bytes and nothing else. Labels, namespaces, names and what keeps what alive are
 // rows in metadata. Implementations are in the folders beneath; contenttest is the suite that
-// each of them passes.
+// each of them passes. [Copy], [ReadBlob] and [Put] are what most callers need of a store.
 //
 // Invariants:
 //   - A blob is visible under its digest only when it is whole, verified and on stable storage.
@@ -27,7 +27,7 @@ type Store interface {
 	// Info describes a finished blob. Errors: [errdefs.ErrNotFound].
 	Info(ctx context.Context, d digest.Digest) (Info, error)
 	// Open opens a finished blob for reading; the caller closes it. Its bytes are as the disk
-	// gives them: [Verify] checks them on the way. Errors: [errdefs.ErrNotFound].
+	// gives them: [Copy] checks them on the way. Errors: [errdefs.ErrNotFound].
 	Open(ctx context.Context, d digest.Digest) (Reader, error)
 	// Delete removes a blob. Errors: [errdefs.ErrNotFound].
 	Delete(ctx context.Context, d digest.Digest) error
@@ -35,8 +35,9 @@ type Store interface {
 	// yielded or not. What is not a blob in the store's folders is passed over.
 	Blobs(ctx context.Context) iter.Seq2[Info, error]
 
-	// Begin starts or resumes the ingest called key, of at most 512 bytes, and makes the
-	// caller its one writer. The same key with another want than before starts from zero.
+	// Begin starts or resumes the ingest called key, of 1 to [MaxKey] bytes of UTF-8, and makes
+	// the caller its one writer. Who brings a blob whose digest is known uses the digest as
+	// the key, so that two who bring the same blob meet. The same key with another want than before starts from zero.
 	// Damage to what was kept of it is not an error: the ingest starts from zero, or from
 	// the last point that can be trusted.
 	//
@@ -50,8 +51,8 @@ type Store interface {
 	// An ingest whose size or digest is not what was wanted is thrown away and reported as
 	// [errdefs.ErrDataLoss] (a *[MismatchError], or a *[SizeError] when it is too long); one that
 	// is too short is kept for another try and reported as a *[SizeError] of the kind
-	// [errdefs.ErrOutOfRange]. When the disk fails, the bytes are kept for another try.
-	// The others are committed all the same; errors are joined.
+	// [errdefs.ErrOutOfRange]. When the disk fails, the bytes are kept for another try, except
+	// when it was their flush that failed: nobody can tell then what the disk has. The others are committed all the same; errors are joined.
 	Commit(ctx context.Context, ingests ...Ingest) error
 	// Ingests lists what is being written or was left unfinished.
 	Ingests(ctx context.Context) ([]Status, error)
@@ -60,7 +61,11 @@ type Store interface {
 	Abort(ctx context.Context, key string) error
 }
 
-// Want is what an ingest is expected to become.
+// MaxKey is the length of the longest key of an ingest, in bytes.
+const MaxKey = 512
+
+// Want is what an ingest is expected to become. The zero value expects no bytes at all, so that
+// a size that was forgotten fails instead of leaving a stranger's bytes without a limit.
 type Want struct {
 	Digest digest.Digest // empty: any; sha256 is computed
 	Size   int64         // bytes; negative: unknown
@@ -85,14 +90,15 @@ type Ingest interface {
 	// Digest is the digest of the bytes so far.
 	Digest() digest.Digest
 	// Close gives up the lock and keeps the bytes and the state of their hash, so that a later
-	// Begin, in any process, goes on from Offset without reading them. After Commit or Abort
-	// it does nothing.
+	// Begin, in any process, goes on from Offset without reading them. An ingest without bytes
+	// leaves nothing behind. After Commit or Abort it does nothing.
 	Close() error
 	// Abort gives up the lock and throws the bytes away.
 	Abort() error
 }
 
-// A Reader reads a finished blob. Several goroutines may call ReadAt.
+// A Reader reads a finished blob. Several goroutines may call ReadAt. Some implementations have
+// a method OS() *os.File too, asked for by type assertion; it is nil when there is no such file.
 type Reader interface {
 	io.ReaderAt
 	io.Closer

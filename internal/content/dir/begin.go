@@ -1,0 +1,229 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/vfs"
+)
+
+const (
+	// patience is how long one who does not want to wait waits all the same: a listing takes
+	// the lock for a moment to see whether it is held.
+	patience = 20 * time.Millisecond
+	// tries bounds how often Begin starts over, which it does when another writer ended
+	// meanwhile, or when it has put something away that was in its way.
+	tries = 100
+)
+
+// ingestDir is the folder of the ingest called key.
+func ingestDir(key string) string {
+	return ingestsDir + "/" + digest.SHA256.FromString(key).Encoded()
+}
+
+// Begin implements [content.Store].
+func (s *Store) Begin(ctx context.Context, key string, want content.Want) (content.Ingest, error) {
+	in, err := s.begin(ctx, key, want)
+	if err != nil {
+		return nil, fmt.Errorf("begin ingest %s: %w", key, err)
+	}
+	return in, nil
+}
+
+func (s *Store) begin(ctx context.Context, key string, want content.Want) (*ingest, error) {
+	if err := content.ValidateIngest(key, want); err != nil {
+		return nil, err
+	}
+	for range tries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		stored, err := s.settled(ctx, key, want)
+		if err != nil {
+			return nil, err
+		}
+		if stored {
+			return nil, fmt.Errorf("%s: %w", want.Digest, errdefs.ErrAlreadyExists)
+		}
+		in, err := s.try(ctx, key, want)
+		if in != nil || err != nil {
+			return in, err
+		}
+	}
+	return nil, fmt.Errorf("its folder does not come to rest: %w", errdefs.ErrUnavailable)
+}
+
+// settled tells whether the wanted blob is there, with a name that a power loss cannot take.
+func (s *Store) settled(ctx context.Context, key string, want content.Want) (bool, error) {
+	if want.Digest == "" {
+		return false, nil
+	}
+	if there, err := s.there(blobPath(want.Digest)); !there || err != nil {
+		return false, err
+	}
+	dir := ingestDir(key)
+	if there, err := s.there(dir); !there || err != nil {
+		return err == nil, err
+	}
+	if there, err := s.there(dir + "/data"); there || err != nil {
+		return err == nil, err // another blob is being written under this key
+	}
+	// A commit is between its rename and its end, or died there.
+	f, err := s.disk.Open(blobPath(want.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = lock(ctx, f, want.Wait)
+	if err == nil {
+		err = s.disk.SyncDir(algorithmDir(want.Algorithm()))
+	}
+	if err == nil {
+		s.tidy(dir, true)
+	}
+	return err == nil, errors.Join(err, f.Close())
+}
+
+func (s *Store) there(name string) (bool, error) {
+	_, err := s.disk.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// lock takes the lock of f, or is [errdefs.ErrUnavailable] when it must not wait for it.
+func lock(ctx context.Context, f vfs.File, wait bool) error {
+	if wait {
+		return f.Lock(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := f.Lock(short)
+	if err != nil && ctx.Err() == nil && short.Err() != nil {
+		return fmt.Errorf("another writer has it: %w", errdefs.ErrUnavailable)
+	}
+	return err
+}
+
+// try makes the caller the writer of key. Nil and no error is a reason to start over.
+func (s *Store) try(ctx context.Context, key string, want content.Want) (_ *ingest, err error) {
+	dir := ingestDir(key)
+	made, err := s.mkdir(dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.disk.Create(dir+"/data", 0o644)
+	if err != nil {
+		return nil, s.heal(dir, err)
+	}
+	in := &ingest{store: s, dir: dir, key: key, want: want, file: f, started: time.Now(), hash: want.Algorithm().Hash()}
+	ready, err := in.ready(ctx, made)
+	if !ready || err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return in, nil
+}
+
+// ready takes the lock and what is there of the ingest. False without an error is a reason to
+// start over.
+func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
+	if err := lock(ctx, in.file, in.want.Wait); err != nil {
+		return false, err
+	}
+	fi, err := in.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	now, err := in.store.disk.Lstat(in.dir + "/data")
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !vfs.SameFile(fi, now) {
+		return false, nil // it was committed or thrown away while we waited
+	}
+	if err != nil {
+		return false, err
+	}
+	if !made || fi.Size() > 0 {
+		resumed, err := in.resume(fi)
+		if err != nil {
+			return false, err
+		}
+		if !resumed {
+			return false, in.discard()
+		}
+	}
+	if in.want.Digest != "" {
+		// Committed after we looked and before we made the folder.
+		there, err := in.store.there(blobPath(in.want.Digest))
+		if err != nil {
+			return false, err
+		}
+		if there {
+			return false, in.discard()
+		}
+	}
+	if large := in.want.Size < 0 || in.want.Size > stateless; large && !in.hasState {
+		in.checkpoint()
+	}
+	return true, nil
+}
+
+// resume goes on from the state that was kept. False without an error says that what is there
+// cannot be trusted.
+func (in *ingest) resume(fi fs.FileInfo) (bool, error) {
+	if err := in.store.sweep(in.dir); err != nil {
+		return false, err
+	}
+	st, err := in.store.readState(in.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fi.Size() == 0, nil
+	}
+	in.hasState, in.synced = true, true // until it is known to be otherwise
+	if errors.Is(err, errState) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	sealed := fi.Mode().Perm()&0o200 == 0
+	if st.Key != in.key || !in.want.Same(st.want()) || !st.trusted(fi.Size(), in.store.disk.BootID()) ||
+		sealed && in.want.Digest == "" { // a crash may have left it a second name: a blob's
+		return false, nil
+	}
+	h, err := st.restore()
+	if err != nil {
+		return false, nil // not a hash of this version of the format: start from zero
+	}
+	if fi.Size() > st.Offset {
+		if err := in.file.Truncate(st.Offset); err != nil {
+			return false, err
+		}
+	}
+	in.hash, in.offset, in.saved, in.started, in.synced = h, st.Offset, st.Offset, st.StartedAt, st.Boot == ""
+	return true, nil
+}
+
+// readState reads the state in the folder dir. Errors: [fs.ErrNotExist], errState.
+func (s *Store) readState(dir string) (st state, err error) {
+	f, err := s.disk.Open(dir + "/state")
+	if err != nil {
+		return state{}, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	p := make([]byte, maxState+1)
+	n, err := f.ReadAt(p, 0)
+	if err != nil && err != io.EOF {
+		return state{}, err
+	}
+	return decodeState(p[:n])
+}

@@ -1,0 +1,216 @@
+// Package dir keeps blobs in a folder of a disk. It owns everything beneath content/ there:
+//
+//	content/blobs/<algorithm>/<hex>  finished blobs, mode 0444
+//	content/ingest/<id>/data         the bytes of an ingest; <id> is the sha256 of its key
+//	content/ingest/<id>/state        what is needed to go on with it; see doc/formats/content.md
+//
+// What holds it together:
+//   - The writer of an ingest holds the lock of its data file. That very file is renamed to be
+//     the blob, so whoever waited for the lock looks again whether the name still leads to it.
+//   - A blob's name comes after its bytes are on stable storage, and its ingest folder goes after
+//     the name is. A folder without data beside a blob is thus a commit that did not get to its
+//     end, and the next to ask for that blob by that key makes the name durable first.
+//   - A state is believed while the machine is up, or for ever if it was synced after the bytes
+//     it vouches for; those bytes are never overwritten before it is gone for good.
+package dir
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/vfs"
+)
+
+const (
+	blobsDir   = "content/blobs"
+	ingestsDir = "content/ingest"
+)
+
+var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
+
+// A Store is a [content.Store] in a folder. It keeps nothing open and nothing in memory between
+// calls; any number of them, in any number of processes, may share the folder.
+type Store struct{ disk vfs.FS }
+
+var _ content.Store = (*Store)(nil)
+
+// Open opens the store on disk and makes its folders if need be. On a disk that cannot be
+// written the blobs that are there can be read.
+func Open(disk vfs.FS) (*Store, error) {
+	s := &Store{disk: disk}
+	// The ingest folder is made last: where it is, the others are durable.
+	_, err := disk.Lstat(ingestsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = s.makeFolders()
+	}
+	if err != nil && !unwritable(err) {
+		return nil, fmt.Errorf("open content store: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) makeFolders() error {
+	folders := []string{"content", blobsDir}
+	for _, a := range algorithms {
+		folders = append(folders, blobsDir+"/"+a.String())
+	}
+	for _, name := range folders {
+		if _, err := s.mkdir(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{blobsDir, "content", "."} {
+		if err := s.disk.SyncDir(name); err != nil {
+			return err
+		}
+	}
+	_, err := s.mkdir(ingestsDir)
+	return err
+}
+
+// mkdir makes a folder and tells whether it was not there.
+func (s *Store) mkdir(name string) (made bool, err error) {
+	err = s.disk.Mkdir(name, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func unwritable(err error) bool {
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+func algorithmDir(a digest.Algorithm) string { return blobsDir + "/" + a.String() }
+
+func blobPath(d digest.Digest) string { return algorithmDir(d.Algorithm()) + "/" + d.Encoded() }
+
+// Info implements [content.Store].
+func (s *Store) Info(_ context.Context, d digest.Digest) (content.Info, error) {
+	err := content.Validate(d)
+	if err == nil {
+		var fi fs.FileInfo
+		if fi, err = s.disk.Lstat(blobPath(d)); err == nil {
+			return describe(d, fi), nil
+		}
+	}
+	return content.Info{}, fmt.Errorf("look up blob %s: %w", d, absent(err))
+}
+
+// Open implements [content.Store]. Its readers give the file itself if the disk is a real one.
+func (s *Store) Open(_ context.Context, d digest.Digest) (content.Reader, error) {
+	err := content.Validate(d)
+	if err == nil {
+		var r *reader
+		if r, err = s.open(d); err == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("open blob %s: %w", d, absent(err))
+}
+
+func (s *Store) open(d digest.Digest) (*reader, error) {
+	f, err := s.disk.Open(blobPath(d))
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &reader{f, fi.Size()}, nil
+}
+
+type reader struct {
+	vfs.File
+	size int64
+}
+
+func (r *reader) Size() int64 { return r.size }
+
+// OS is the file beneath, or nil on a disk that is not a real one.
+func (r *reader) OS() *os.File {
+	if f, ok := r.File.(interface{ OS() *os.File }); ok {
+		return f.OS()
+	}
+	return nil
+}
+
+// Delete implements [content.Store]. A power loss may bring the blob back, which is garbage and
+// not harm.
+func (s *Store) Delete(_ context.Context, d digest.Digest) error {
+	err := content.Validate(d)
+	if err == nil {
+		err = s.disk.Remove(blobPath(d))
+	}
+	if err != nil {
+		return fmt.Errorf("delete blob %s: %w", d, absent(err))
+	}
+	return nil
+}
+
+// absent gives an error of the disk the kind that callers ask for.
+func absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errdefs.ErrNotFound
+	}
+	return err
+}
+
+// Blobs implements [content.Store].
+func (s *Store) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
+	return func(yield func(content.Info, error) bool) {
+		for _, a := range algorithms {
+			for info, err := range s.blobs(ctx, a) {
+				if err != nil {
+					yield(content.Info{}, fmt.Errorf("list blobs: %w", err))
+					return
+				}
+				if !yield(info, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Store) blobs(ctx context.Context, a digest.Algorithm) iter.Seq2[content.Info, error] {
+	return func(yield func(content.Info, error) bool) {
+		entries, err := s.disk.ReadDir(algorithmDir(a))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			yield(content.Info{}, err)
+			return
+		}
+		for _, e := range entries {
+			d := digest.NewDigestFromEncoded(a, e.Name())
+			if !e.Type().IsRegular() || content.Validate(d) != nil {
+				continue
+			}
+			fi, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err = cmp.Or(ctx.Err(), err); err != nil {
+				yield(content.Info{}, err)
+				return
+			}
+			if !yield(describe(d, fi), nil) {
+				return
+			}
+		}
+	}
+}
+
+func describe(d digest.Digest, fi fs.FileInfo) content.Info {
+	return content.Info{Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime()}
+}
