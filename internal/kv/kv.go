@@ -6,11 +6,16 @@ package kv
 
 import (
 	"context"
+	"fmt"
 	"iter"
+
+	"github.com/containerd/errdefs"
 )
 
 // A DB is an ordered map from keys to values that several processes may use at once. None of
 // them keeps it to itself for longer than a transaction.
+//
+// The f of View and Update must not use the DB itself: it would wait for its own end.
 //
 // Errors of every method: [errdefs.ErrUnavailable] when somebody else holds the database for
 // longer than the implementation's patience, with a message that says so; [errdefs.ErrDataLoss]
@@ -32,11 +37,13 @@ type Reader interface {
 	// Get returns the value of key. Errors: [errdefs.ErrNotFound].
 	Get(key []byte) ([]byte, error)
 	// Scan yields the entries whose key begins with prefix, in the order of their bytes.
-	// Within an Update, the loop must not write.
+	// An entry whose value is damaged is yielded with its key and an error, and the scan goes
+	// on; after an error without a key it ends. Within an Update, the loop must not write.
 	Scan(prefix []byte) iter.Seq2[Entry, error]
 }
 
-// A Writer also writes. Keys are 1 to 32768 bytes long and are copied.
+// A Writer also writes. Keys are 1 to [MaxKey] bytes long; others are [errdefs.ErrInvalidArgument]. Both slices
+// are copied.
 type Writer interface {
 	Reader
 	// Put sets the value of key.
@@ -47,3 +54,14 @@ type Writer interface {
 
 // An Entry is a key with its value.
 type Entry struct{ Key, Value []byte }
+
+// MaxKey is the length of the longest key.
+const MaxKey = 32768
+
+// CheckKey tells whether key may be given to [Writer.Put]. Errors: [errdefs.ErrInvalidArgument].
+func CheckKey(key []byte) error {
+	if len(key) == 0 || len(key) > MaxKey {
+		return fmt.Errorf("key of %d bytes: %w", len(key), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package bolt
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/containerd/errdefs"
+	"go.etcd.io/bbolt"
+
+	"github.com/stowage/stowage/internal/kv/flock"
+)
+
+// A handle is the file opened for one transaction.
+type handle struct {
+	db   *DB
+	bolt *bbolt.DB
+	file *os.File
+	tx   *bbolt.Tx
+	kept *bbolt.Bucket
+}
+
+// handle checks and opens f, which is locked. It closes f when it fails.
+func (db *DB) handle(f *os.File, write bool) (*handle, error) {
+	if err := db.check(f, write); err != nil {
+		return nil, join(db.damaged(err), f.Close())
+	}
+	h := &handle{db: db, file: f}
+	opts := db.options()
+	opts.ReadOnly = !write
+	opts.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
+	err := h.guard(func() (err error) {
+		h.bolt, err = bbolt.Open(db.path, 0o600, opts)
+		return err
+	})
+	if err != nil {
+		h.abandon()
+		return nil, err
+	}
+	return h, nil
+}
+
+// begin starts the transaction, which writes if the file was opened for it.
+func (h *handle) begin() error {
+	return h.guard(func() (err error) {
+		h.tx, err = h.bolt.Begin(!h.bolt.IsReadOnly())
+		if err != nil {
+			return err
+		}
+		if h.kept = h.tx.Bucket(bucket); h.kept == nil {
+			return h.db.damaged(fmt.Errorf("no bucket: %w", errdefs.ErrDataLoss))
+		}
+		return nil
+	})
+}
+
+// close ends the transaction, which is undone unless it was committed, and closes the file.
+func (h *handle) close() error {
+	err := h.guard(func() error {
+		if h.tx != nil && h.tx.DB() != nil {
+			return h.tx.Rollback()
+		}
+		return nil
+	})
+	if err != nil {
+		h.abandon() // bbolt's Close would wait for the transaction for ever
+		return err
+	}
+	return h.guard(h.bolt.Close)
+}
+
+// abandon gives up a file that bbolt panicked over; its mapping stays until the process ends.
+func (h *handle) abandon() {
+	_ = flock.Unlock(h.file) // this, and what follows, fails if bbolt has closed it
+	_ = h.file.Close()
+}
+
+// guard runs a piece of bbolt. Damage that makes bbolt panic, or read outside the file, becomes
+// an error.
+func (h *handle) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = h.db.damaged(fmt.Errorf("%v: %w", p, errdefs.ErrDataLoss))
+		}
+	}()
+	return f()
+}
+
+// damaged says whose damage err is.
+func (db *DB) damaged(err error) error {
+	return fmt.Errorf("database %s: %w", db.path, err)
+}

@@ -1,0 +1,261 @@
+package metadata
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
+)
+
+// A blobRow says that the bytes of a blob are here.
+type blobRow struct {
+	Size      int64     `json:"size"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+// A knownRow is a blob as one namespace knows it.
+type knownRow struct {
+	Size      int64             `json:"size"`
+	CreatedAt time.Time         `json:"createdAt"`
+	UpdatedAt time.Time         `json:"updatedAt"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// A documentRow is a document as it is stored.
+type documentRow struct {
+	Size int64 `json:"size"`
+	image.Document
+}
+
+// Apply adds a batch to a namespace, which is made if it is new, and returns the batch's images
+// as they are now: all of it or nothing. Images of earlier batches, of every namespace, become
+// complete when the blobs that they lacked arrive.
+//
+// Errors: [errdefs.ErrAlreadyExists] for an exclusive name; [errdefs.ErrFailedPrecondition] for
+// an image whose target, or a document that, is not here; [errdefs.ErrUnavailable] for a blob
+// that is being deleted, because nobody held it.
+func (s *Store) Apply(ctx context.Context, ns string, b Batch) (images []Image, err error) {
+	if err := checkNamespace(ns); err != nil {
+		return nil, err
+	}
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	err = s.update(ctx, func(c change) error {
+		images, err = c.apply(ns, b)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if b.Release != nil {
+		return images, b.Release.unlock()
+	}
+	return images, nil
+}
+
+func (c change) apply(ns string, b Batch) ([]Image, error) {
+	now := time.Now().UTC()
+	if err := c.ensureNamespace(ns, now); err != nil {
+		return nil, err
+	}
+	var fresh []image.Digest // what images may have lacked
+	for _, blob := range b.Blobs {
+		isNew, err := c.addBlob(ns, blob, now)
+		if err != nil {
+			return nil, err
+		}
+		if isNew {
+			fresh = append(fresh, blob.Digest)
+		}
+	}
+	for i := range b.Documents {
+		isNew, err := c.addDocument(&b.Documents[i])
+		if err != nil {
+			return nil, err
+		}
+		if isNew {
+			fresh = append(fresh, b.Documents[i].Digest)
+		}
+	}
+	var images []Image
+	for _, put := range b.Images {
+		img, err := c.addImage(ns, put, now)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, img)
+	}
+	if err := c.recompute(fresh...); err != nil {
+		return nil, err
+	}
+	if h := b.Release; h != nil {
+		return images, c.w.Delete(h.key())
+	}
+	return images, nil
+}
+
+// addBlob notes that the bytes of a blob are here and that ns knows it; isNew if they were not
+// here before.
+func (c change) addBlob(ns string, b Blob, now time.Time) (isNew bool, err error) {
+	if doomed, err := c.has(doomedKey(b.Digest)); err != nil || doomed {
+		if err == nil {
+			err = fmt.Errorf("blob %s is being deleted: %w", b.Digest, errdefs.ErrUnavailable)
+		}
+		return false, err
+	}
+	size, here, err := c.size(b.Digest)
+	if err != nil {
+		return false, err
+	}
+	if here && size != b.Size {
+		return false, invalid("blob %s has %d bytes, not %d", b.Digest, size, b.Size)
+	}
+	if !here {
+		c.sizes[b.Digest] = b.Size
+		if err := c.put(blobKey(b.Digest), blobRow{b.Size, now}); err != nil {
+			return false, err
+		}
+	}
+	row := knownRow{Size: b.Size, CreatedAt: now, UpdatedAt: now}
+	switch err := c.get(knownKey(ns, b.Digest), &row); {
+	case errdefs.IsNotFound(err):
+		row.Labels = merge(nil, b.Labels)
+	case err != nil:
+		return false, err
+	case len(b.Labels) == 0:
+		return !here, nil
+	default:
+		row.Labels, row.UpdatedAt = merge(row.Labels, b.Labels), now
+	}
+	return !here, c.put(knownKey(ns, b.Digest), row)
+}
+
+// addDocument writes a document and its edges, unless that was done; isNew if it was not.
+func (c change) addDocument(doc *Document) (isNew bool, err error) {
+	if _, here, err := c.size(doc.Digest); err != nil || !here {
+		if err == nil {
+			err = fmt.Errorf("document %s is not among the blobs: %w", doc.Digest, errdefs.ErrFailedPrecondition)
+		}
+		return false, err
+	}
+	old, err := c.document(doc.Digest)
+	if err != nil {
+		return false, err
+	}
+	// Its bytes never change, but its config may have been read only now.
+	if old != nil && (old.Platform != nil || doc.Platform == nil) {
+		return false, nil
+	}
+	c.documents[doc.Digest] = doc
+	if err := c.put(documentKey(doc.Digest), documentRow{doc.Size, doc.Document}); err != nil {
+		return false, err
+	}
+	for _, e := range edges(doc) {
+		if err := c.put(parentKey(e.child, doc.Digest), e.places); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// addImage gives a name.
+func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) {
+	if doc, err := c.document(put.Target.Digest); err != nil || doc == nil {
+		if err == nil {
+			err = fmt.Errorf("target %s of image %s is not a manifest or an index that is here: %w", put.Target.Digest, put.Name, errdefs.ErrFailedPrecondition)
+		}
+		return Image{}, err
+	}
+	row, err := c.image(ns, put.Name)
+	switch {
+	case errdefs.IsNotFound(err), errdefs.IsDataLoss(err): // what is damaged is replaced
+		row = imageRow{Image: Image{Name: put.Name, CreatedAt: now, UpdatedAt: now}}
+	case err != nil:
+		return Image{}, err
+	}
+	if row.Target.Digest != put.Target.Digest {
+		if row.Target.Digest != "" && put.Exclusive {
+			return Image{}, fmt.Errorf("image %s with the target %s: %w", put.Name, row.Target.Digest, errdefs.ErrAlreadyExists)
+		}
+		row.Want = nil
+		if err := c.dropImage(ns, put.Name); err != nil && !errdefs.IsNotFound(err) {
+			return Image{}, err
+		}
+	}
+	row.Target, row.Labels = put.Target, merge(row.Labels, put.Labels)
+	row.want(put.Want)
+	if err := c.complete(&row); err != nil {
+		return Image{}, err
+	}
+	if len(put.Want) == 0 {
+		row.want(wantedFromNowOn(row.Platforms))
+		if err := c.complete(&row); err != nil {
+			return Image{}, err
+		}
+	}
+	err = c.putImage(ns, &row, now)
+	return row.Image, err
+}
+
+// want adds to what is wanted of an image.
+func (row *imageRow) want(digests []image.Digest) {
+	for _, d := range digests {
+		if !slices.Contains(row.Want, d) {
+			row.Want = append(row.Want, d)
+		}
+	}
+}
+
+// putImage writes an image, and marks it as changed now if it did change.
+func (c change) putImage(ns string, row *imageRow, now time.Time) error {
+	if old, err := c.Get(key(imageRows, ns, row.Name)); err == nil {
+		if same, err := json.Marshal(row); err != nil || bytes.Equal(old, same) {
+			return err
+		}
+	}
+	row.UpdatedAt = now
+	if err := c.w.Put(targetKey(row.Target.Digest, ns, row.Name), nil); err != nil {
+		return err
+	}
+	return c.put(key(imageRows, ns, row.Name), row)
+}
+
+// recompute finds anew what is here of every image that reaches one of digests.
+func (c change) recompute(digests ...image.Digest) error {
+	above, err := c.above(digests...)
+	if err != nil {
+		return err
+	}
+	var stale []namedImage
+	for d := range above {
+		err := c.imagesOf(d, func(ns, name string) { stale = append(stale, namedImage{ns, name}) })
+		if err != nil {
+			return err
+		}
+	}
+	for _, n := range stale {
+		row, err := c.image(n.namespace, n.name)
+		if errdefs.IsDataLoss(err) {
+			continue // its own damage, which listing it reports
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.complete(&row); err != nil {
+			return err
+		}
+		if err := c.put(key(imageRows, n.namespace, n.name), row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type namedImage struct{ namespace, name string }

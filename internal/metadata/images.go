@@ -1,0 +1,182 @@
+package metadata
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
+)
+
+// image reads the row of an image. Errors: [errdefs.ErrNotFound]; [errdefs.ErrDataLoss] when it
+// does not decode.
+func (v view) image(ns, name string) (row imageRow, err error) {
+	err = v.get(key(imageRows, ns, name), &row)
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("image %s: %w", name, errdefs.ErrNotFound)
+	}
+	return row, err
+}
+
+// Image describes an image. Errors: [errdefs.ErrNotFound]; [errdefs.ErrDataLoss] when its record
+// is damaged.
+func (s *Store) Image(ctx context.Context, ns, name string) (img Image, err error) {
+	err = s.view(ctx, func(v view) error {
+		row, err := v.image(ns, name)
+		img = row.Image
+		return err
+	})
+	return img, err
+}
+
+// Images lists the images of a namespace by name. One whose record is damaged does not break
+// the list: it is there with its name, no target, and the state [Partial].
+func (s *Store) Images(ctx context.Context, ns string) (list []Image, err error) {
+	err = s.view(ctx, func(v view) error {
+		prefix := key(imageRows, ns, "")
+		for e, err := range v.Scan(prefix) {
+			if err != nil && e.Key == nil {
+				return err
+			}
+			var img Image
+			if err != nil || decode(e.Key, e.Value, &img) != nil {
+				img = Image{Name: last(e.Key, prefix), State: Partial}
+			}
+			list = append(list, img)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// ImagesByPrefix lists the images of a namespace whose target's digest begins with prefix: in
+// full, as algorithm:hex, or with its hex alone.
+func (s *Store) ImagesByPrefix(ctx context.Context, ns, prefix string) (list []Image, err error) {
+	err = s.view(ctx, func(v view) error {
+		for _, p := range digestPrefixes(prefix) {
+			for e, err := range v.Scan(key(targetRows, p)) {
+				if err != nil {
+					return err
+				}
+				_, rest := cut(e.Key, []byte(targetRows))
+				inNS, name := cut([]byte(rest), nil)
+				if inNS != ns {
+					continue
+				}
+				row, err := v.image(ns, name)
+				if err != nil {
+					return err
+				}
+				list = append(list, row.Image)
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Tag names the image src dst as well. Errors: [errdefs.ErrNotFound]; [errdefs.ErrAlreadyExists]
+// when dst has another target, unless force moves it.
+func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img Image, err error) {
+	if err := errors.Join(checkNamespace(ns), checkName(dst)); err != nil {
+		return Image{}, err
+	}
+	err = s.update(ctx, func(c change) error {
+		row, err := c.image(ns, src)
+		if err != nil {
+			return err
+		}
+		now := time.Now().UTC()
+		old, err := c.image(ns, dst)
+		switch {
+		case errdefs.IsNotFound(err), errdefs.IsDataLoss(err): // what is damaged is replaced
+			old.CreatedAt = now
+		case err != nil:
+			return err
+		case old.Target.Digest == row.Target.Digest:
+			img = old.Image
+			return nil
+		case !force:
+			return fmt.Errorf("image %s with the target %s: %w", dst, old.Target.Digest, errdefs.ErrAlreadyExists)
+		}
+		if err := c.dropImage(ns, dst); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		row.CreatedAt = old.CreatedAt
+		row.Name = dst
+		err = c.putImage(ns, &row, now)
+		img = row.Image
+		return err
+	})
+	return img, err
+}
+
+// RemoveImages removes names, and returns those that were not there. What they named stays until
+// it is collected.
+func (s *Store) RemoveImages(ctx context.Context, ns string, names ...string) (missing []string, err error) {
+	err = s.update(ctx, func(c change) error {
+		for _, name := range names {
+			err := c.dropImage(ns, name)
+			if errdefs.IsNotFound(err) {
+				missing = append(missing, name)
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return missing, err
+}
+
+// dropImage removes a name, also one whose record is damaged.
+func (c change) dropImage(ns, name string) error {
+	row, err := c.image(ns, name)
+	targets := [][]byte{targetKey(row.Target.Digest, ns, name)}
+	if errdefs.IsDataLoss(err) {
+		targets, err = c.targetsOf(ns, name)
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		if err := c.w.Delete(t); err != nil {
+			return err
+		}
+	}
+	return c.w.Delete(key(imageRows, ns, name))
+}
+
+// targetsOf looks through all targets for those of one name.
+func (v view) targetsOf(ns, name string) (found [][]byte, err error) {
+	for e, err := range v.Scan([]byte(targetRows)) {
+		if err != nil {
+			return nil, err
+		}
+		d, _ := cut(e.Key, []byte(targetRows))
+		if k := targetKey(image.Digest(d), ns, name); string(k) == string(e.Key) {
+			found = append(found, k)
+		}
+	}
+	return found, nil
+}
+
+// LabelImage sets labels of an image; an empty value removes one.
+func (s *Store) LabelImage(ctx context.Context, ns, name string, labels map[string]string) (img Image, err error) {
+	if err := checkLabels(labels); err != nil {
+		return Image{}, err
+	}
+	err = s.update(ctx, func(c change) error {
+		row, err := c.image(ns, name)
+		if err != nil {
+			return err
+		}
+		row.Labels = merge(row.Labels, labels)
+		err = c.putImage(ns, &row, time.Now().UTC())
+		img = row.Image
+		return err
+	})
+	return img, err
+}

@@ -1,0 +1,149 @@
+// Package metadata keeps what the store knows beside bytes: names, labels, what points to what,
+// and who needs it. It owns every act in which rows change together; each is one transaction.
+// Bytes are the business of the content store, and their order is always the same: bytes are
+// durable before the row that names them, and a row goes before its bytes do.
+//
+// The schema. ␀ is a zero byte; values are JSON.
+//
+//	version                    1
+//
+//	n/<namespace>              a namespace                 {createdAt, labels}
+//	i/<namespace>␀<name>       an image                    Image, and what is wanted of it
+//	t/<digest>␀<ns>␀<name>     an image by its target      -
+//	c/<namespace>␀<digest>     a blob as a namespace       {size, createdAt, updatedAt, labels}
+//	                           knows it
+//	l/<namespace>␀<id>         a lease, or the hold of a   Lease
+//	                           running operation
+//	     each namespace sees its own │ all namespaces share
+//	b/<digest>                 the bytes are here          {size, createdAt}
+//	d/<digest>                 a document: edges down      {size} and image.Document
+//	u/<child>␀<parent>         the same edges, upwards     ["config", "layer 0", "subject", …]
+//	x/<digest>                 doomed: bytes to be         size
+//	                           deleted, not to be believed
+//
+//	n ──┬── i ── t ──► target         a name leads to a root document,
+//	    ├── l ───────► digests        a lease to anything,
+//	    └── c          │              and through the documents
+//	                   ▼              to all that is below:
+//	        d index ──► d manifest ──► config, layers
+//	          └──────────┴─────────────┴──► b  is it here?
+//
+// Invariants:
+//   - A blob has a c row only while it has a b row, and never a b row and an x row at once.
+//   - An image's completeness is what its documents and b rows say; the transaction that changes
+//     one of them changes the images that it reaches.
+//   - No digest that a running operation holds is doomed, once [Store.Hold] has returned.
+//   - Documents stay, though their bytes were lost, while something reaches them, so that what
+//     is below them is kept and what is missing can be told.
+//
+// The values of t and of every other index row can be found again from the rest.
+package metadata
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+)
+
+// A Store is the metadata of one content store. Goroutines and processes may share it.
+//
+// Errors of every method: those of [kv.DB]; [errdefs.ErrInvalidArgument] for a name or a digest
+// that cannot be one; [errdefs.ErrFailedPrecondition] when the database was written by a newer
+// version of this program.
+type Store struct {
+	db         kv.DB
+	holders    string
+	migrations []migration
+}
+
+// New returns the store whose rows are in db. Holders is a directory, made when it is needed,
+// for the lock files of running operations; all who share db name the same one.
+func New(db kv.DB, holders string) *Store {
+	return &Store{db: db, holders: holders, migrations: migrations()}
+}
+
+// A view is the rows as one transaction sees them, with what it has read of them already.
+type view struct {
+	kv.Reader
+	documents map[image.Digest]*Document // nil: none
+	sizes     map[image.Digest]int64     // of blobs that are here; negative: not here
+}
+
+// A change is a view that writes.
+type change struct {
+	view
+	w kv.Writer
+}
+
+func newView(r kv.Reader) view {
+	return view{r, map[image.Digest]*Document{}, map[image.Digest]int64{}}
+}
+
+// view runs f in a transaction that reads. A database of an older version is brought up to date
+// first, which writes.
+func (s *Store) view(ctx context.Context, f func(view) error) error {
+	read := func(r kv.Reader) error {
+		if err := s.checkVersion(r); err != nil {
+			return err
+		}
+		return f(newView(r))
+	}
+	err := s.db.View(ctx, read)
+	if errors.Is(err, errOld) {
+		if err := s.db.Update(ctx, s.migrate); err != nil {
+			return err
+		}
+		return s.db.View(ctx, read)
+	}
+	return err
+}
+
+// update runs f in a transaction that writes.
+func (s *Store) update(ctx context.Context, f func(change) error) error {
+	return s.db.Update(ctx, func(w kv.Writer) error {
+		if err := s.migrate(w); err != nil {
+			return err
+		}
+		return f(change{newView(w), w})
+	})
+}
+
+// get decodes the row under key into v. Errors: [errdefs.ErrNotFound].
+func (v view) get(key []byte, row any) error {
+	b, err := v.Get(key)
+	if err != nil {
+		return err
+	}
+	return decode(key, b, row)
+}
+
+// has tells whether there is a row under key.
+func (v view) has(key []byte) (bool, error) {
+	_, err := v.Get(key)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func decode(key, value []byte, row any) error {
+	if err := json.Unmarshal(value, row); err != nil {
+		return fmt.Errorf("row %q: %w: %w", key, err, errdefs.ErrDataLoss)
+	}
+	return nil
+}
+
+// put encodes row under key.
+func (c change) put(key []byte, row any) error {
+	b, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	return c.w.Put(key, b)
+}

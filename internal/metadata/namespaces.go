@@ -1,0 +1,114 @@
+package metadata
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// A Namespace is a view of its own on images, blobs and leases. Bytes are shared by all.
+type Namespace struct {
+	Name      string            `json:"name"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	CreatedAt time.Time         `json:"createdAt"`
+}
+
+// Namespaces lists the namespaces by name.
+func (s *Store) Namespaces(ctx context.Context) (list []Namespace, err error) {
+	err = s.view(ctx, func(v view) error {
+		list, err = v.namespaces()
+		return err
+	})
+	return list, err
+}
+
+func (v view) namespaces() (list []Namespace, err error) {
+	for e, err := range v.Scan([]byte(namespaceRows)) {
+		if err != nil {
+			return nil, err
+		}
+		var n Namespace
+		if err := decode(e.Key, e.Value, &n); err != nil {
+			return nil, err
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+// CreateNamespace makes an empty namespace. Errors: [errdefs.ErrAlreadyExists].
+func (s *Store) CreateNamespace(ctx context.Context, name string, labels map[string]string) error {
+	if err := checkNamespace(name); err != nil {
+		return err
+	}
+	if err := checkLabels(labels); err != nil {
+		return err
+	}
+	return s.update(ctx, func(c change) error {
+		if exists, err := c.has(key(namespaceRows, name)); err != nil || exists {
+			if err == nil {
+				err = fmt.Errorf("namespace %s: %w", name, errdefs.ErrAlreadyExists)
+			}
+			return err
+		}
+		return c.put(key(namespaceRows, name), Namespace{name, merge(nil, labels), time.Now().UTC()})
+	})
+}
+
+// ensureNamespace makes a namespace if it is new.
+func (c change) ensureNamespace(name string, now time.Time) error {
+	if exists, err := c.has(key(namespaceRows, name)); err != nil || exists {
+		return err
+	}
+	return c.put(key(namespaceRows, name), Namespace{name, nil, now})
+}
+
+// DeleteNamespace removes a namespace. Errors: [errdefs.ErrNotFound];
+// [errdefs.ErrFailedPrecondition] while it has images, blobs or leases.
+func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
+	if err := checkNamespace(name); err != nil {
+		return err
+	}
+	return s.update(ctx, func(c change) error {
+		if exists, err := c.has(key(namespaceRows, name)); err != nil || !exists {
+			if err == nil {
+				err = fmt.Errorf("namespace %s: %w", name, errdefs.ErrNotFound)
+			}
+			return err
+		}
+		if _, err := s.dropDead(c); err != nil {
+			return err
+		}
+		for _, kind := range []struct{ rows, name string }{{imageRows, "images"}, {knownRows, "blobs"}, {leaseRows, "leases"}} {
+			for _, err := range c.Scan(key(kind.rows, name, "")) {
+				if err == nil {
+					err = fmt.Errorf("namespace %s has %s: %w", name, kind.name, errdefs.ErrFailedPrecondition)
+				}
+				return err
+			}
+		}
+		return c.w.Delete(key(namespaceRows, name))
+	})
+}
+
+// LabelNamespace sets labels of a namespace; an empty value removes one.
+// Errors: [errdefs.ErrNotFound].
+func (s *Store) LabelNamespace(ctx context.Context, name string, labels map[string]string) error {
+	if err := checkLabels(labels); err != nil {
+		return err
+	}
+	return s.update(ctx, func(c change) error {
+		var n Namespace
+		err := c.get(key(namespaceRows, name), &n)
+		if errdefs.IsNotFound(err) {
+			return fmt.Errorf("namespace %s: %w", name, errdefs.ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		n.Labels = merge(n.Labels, labels)
+		return c.put(key(namespaceRows, name), n)
+	})
+}

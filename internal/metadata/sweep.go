@@ -1,0 +1,292 @@
+package metadata
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv/flock"
+)
+
+// Garbage is a blob that nothing needs.
+type Garbage struct {
+	Digest image.Digest `json:"digest"`
+	Size   int64        `json:"size"` // bytes
+}
+
+// Garbage lists what [Sweep.Doom] would condemn.
+func (s *Store) Garbage(ctx context.Context, strays []Garbage) (list []Garbage, err error) {
+	err = s.view(ctx, func(v view) error {
+		live, _, err := s.leases(v)
+		if err != nil {
+			return err
+		}
+		m, err := v.mark(live)
+		if err != nil {
+			return err
+		}
+		list, err = v.garbage(m, strays)
+		return err
+	})
+	return list, err
+}
+
+// A Sweep is the right to delete bytes, which one collector has at a time.
+//
+// First [Sweep.Doom] condemns, in one transaction, all that nothing needs: its rows go, and a
+// mark says that its bytes are not to be believed. Then its bytes are deleted, outside of any
+// transaction. Then [Sweep.Forget] removes the marks. Who wants to keep a digest holds it. A
+// hold made before Doom is seen by it; one made later sees the mark, and waits for the sweep's
+// end. So no bytes are deleted that somebody counts on.
+type Sweep struct {
+	store *Store
+	lock  *os.File
+}
+
+// BeginSweep takes the right to sweep, and waits while another collector has it. The caller
+// ends it.
+func (s *Store) BeginSweep(ctx context.Context) (*Sweep, error) {
+	lock, err := s.lockFile(ctx, sweepLock, flock.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	return &Sweep{s, lock}, nil
+}
+
+// End gives up the right to sweep.
+func (w *Sweep) End() error { return w.lock.Close() }
+
+// Doom condemns the blobs that no image, lease, hold or kept document reaches. It returns them,
+// those that [Store.RemoveBlob] or a sweep that died condemned before, and those of strays that
+// no row knows: blobs that were found in the content store.
+func (w *Sweep) Doom(ctx context.Context, strays []Garbage) (doomed []Garbage, err error) {
+	err = w.store.update(ctx, func(c change) error {
+		live, err := w.store.dropDead(c)
+		if err != nil {
+			return err
+		}
+		m, err := c.mark(live)
+		if err != nil {
+			return err
+		}
+		if doomed, err = c.garbage(m, strays); err != nil {
+			return err
+		}
+		for _, g := range doomed {
+			if err := c.doom(g); err != nil {
+				return err
+			}
+		}
+		return c.dropUnreached(m)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return doomed, w.store.removeStrayHolders()
+}
+
+// Doomed lists what is condemned already, and is not held.
+func (w *Sweep) Doomed(ctx context.Context) (list []Garbage, err error) {
+	err = w.store.view(ctx, func(v view) error {
+		live, _, err := w.store.leases(v)
+		if err != nil {
+			return err
+		}
+		list, err = v.doomed(held(live))
+		return err
+	})
+	return list, err
+}
+
+// Forget removes the marks of digests whose bytes have been deleted.
+func (w *Sweep) Forget(ctx context.Context, digests ...image.Digest) error {
+	return w.store.update(ctx, func(c change) error {
+		for _, d := range digests {
+			if err := c.w.Delete(doomedKey(d)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// A mark is what is kept.
+type mark struct {
+	all  map[image.Digest]bool
+	in   map[string]map[image.Digest]bool // by namespace
+	held map[image.Digest]bool            // by running operations themselves
+}
+
+// held is what running operations hold.
+func held(leases []liveLease) map[image.Digest]bool {
+	digests := map[image.Digest]bool{}
+	for _, l := range leases {
+		if l.Holder == "" {
+			continue
+		}
+		for _, d := range l.Digests {
+			digests[d] = true
+		}
+	}
+	return digests
+}
+
+// mark finds what images and leases reach. Images are found by the keys of their targets, so
+// that a damaged record costs nothing.
+func (v view) mark(leases []liveLease) (mark, error) {
+	m := mark{all: map[image.Digest]bool{}, in: map[string]map[image.Digest]bool{}, held: held(leases)}
+	roots := map[string][]image.Digest{}
+	for _, l := range leases {
+		roots[l.namespace] = append(roots[l.namespace], l.Digests...)
+	}
+	prefix := []byte(targetRows)
+	for e, err := range v.Scan(prefix) {
+		if err != nil {
+			return m, err
+		}
+		d, rest := cut(e.Key, prefix)
+		ns, _ := cut([]byte(rest), nil)
+		roots[ns] = append(roots[ns], image.Digest(d))
+	}
+	for ns, digests := range roots {
+		m.in[ns] = map[image.Digest]bool{}
+		if err := v.below(m.in[ns], digests); err != nil {
+			return m, err
+		}
+		for d := range m.in[ns] {
+			m.all[d] = true
+		}
+	}
+	return m, nil
+}
+
+// garbage lists what is not kept, and what is doomed already.
+func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
+	list, err := v.doomed(m.held)
+	if err != nil {
+		return nil, err
+	}
+	for e, err := range v.Scan([]byte(blobRows)) {
+		if err != nil {
+			return nil, err
+		}
+		d := image.Digest(last(e.Key, []byte(blobRows)))
+		if m.all[d] {
+			continue
+		}
+		var row blobRow
+		if err := decode(e.Key, e.Value, &row); err != nil {
+			return nil, err
+		}
+		list = append(list, Garbage{d, row.Size})
+	}
+	for _, g := range strays {
+		doomed, err := v.has(doomedKey(g.Digest))
+		if err != nil {
+			return nil, err
+		}
+		_, here, err := v.size(g.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if !doomed && !here && !m.all[g.Digest] {
+			list = append(list, g)
+		}
+	}
+	return list, nil
+}
+
+// doomed lists what is condemned and not held.
+func (v view) doomed(held map[image.Digest]bool) (list []Garbage, err error) {
+	for e, err := range v.Scan([]byte(doomedRows)) {
+		if err != nil {
+			return nil, err
+		}
+		g := Garbage{Digest: image.Digest(last(e.Key, []byte(doomedRows)))}
+		if err := decode(e.Key, e.Value, &g.Size); err != nil {
+			return nil, err
+		}
+		if !held[g.Digest] {
+			list = append(list, g)
+		}
+	}
+	return list, nil
+}
+
+// doom takes away the faith in the bytes of a blob.
+func (c change) doom(g Garbage) error {
+	c.sizes[g.Digest] = -1
+	if err := c.w.Delete(blobKey(g.Digest)); err != nil {
+		return err
+	}
+	return c.put(doomedKey(g.Digest), g.Size)
+}
+
+// dropUnreached removes the documents that are not kept, with their edges, and what namespaces
+// know without keeping it.
+func (c change) dropUnreached(m mark) error {
+	var gone [][]byte
+	for e, err := range c.Scan([]byte(documentRows)) {
+		if err != nil {
+			return err
+		}
+		d := image.Digest(last(e.Key, []byte(documentRows)))
+		if m.all[d] {
+			continue
+		}
+		doc, err := c.document(d)
+		if err != nil {
+			return err
+		}
+		gone = append(gone, documentKey(d))
+		for _, edge := range edges(doc) {
+			gone = append(gone, parentKey(edge.child, d))
+		}
+	}
+	for e, err := range c.Scan([]byte(knownRows)) {
+		if err != nil {
+			return err
+		}
+		ns, d := cut(e.Key, []byte(knownRows))
+		if !m.in[ns][image.Digest(d)] {
+			gone = append(gone, knownKey(ns, image.Digest(d)))
+		}
+	}
+	for _, k := range gone {
+		if err := c.w.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeStrayHolders removes the lock files of processes that died before their hold had a row.
+func (s *Store) removeStrayHolders() error {
+	entries, err := os.ReadDir(s.holders)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == sweepLock {
+			continue
+		}
+		f, err := os.Open(filepath.Join(s.holders, e.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		// Removed under its lock, so that who is about to lock it notices.
+		free, err := flock.TryLock(f, flock.Exclusive)
+		if free {
+			err = s.removeHolder(e.Name())
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package metadata
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
+)
+
+// Limits of names and labels.
+const (
+	maxName  = 1 << 10 // bytes of an image's name
+	maxLabel = 4096    // bytes of a label's key and value together
+)
+
+var identifier = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,75}$`)
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+func checkNamespace(ns string) error {
+	if !identifier.MatchString(ns) {
+		return invalid("namespace %.100q", ns)
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > maxName || strings.Contains(name, "\x00") || !utf8.ValidString(name) {
+		return invalid("image name %.100q", name)
+	}
+	return nil
+}
+
+func checkLabels(labels map[string]string) error {
+	for k, v := range labels {
+		if k == "" || len(k)+len(v) > maxLabel || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return invalid("label %.100q of %d bytes", k, len(k)+len(v))
+		}
+	}
+	return nil
+}
+
+func checkDigests(digests ...image.Digest) error {
+	for _, d := range digests {
+		if err := image.CheckDigest(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check tells whether a batch can be applied at all, whatever is in the database.
+func (b Batch) check() error {
+	for _, blob := range b.Blobs {
+		if err := checkDigests(blob.Digest); err != nil {
+			return err
+		}
+		if blob.Size < 0 {
+			return invalid("blob %s of %d bytes", blob.Digest, blob.Size)
+		}
+		if err := checkLabels(blob.Labels); err != nil {
+			return err
+		}
+	}
+	for _, doc := range b.Documents {
+		if err := checkDigests(doc.Digest); err != nil {
+			return err
+		}
+		for _, e := range edges(&doc) {
+			if err := checkDigests(e.child); err != nil {
+				return err
+			}
+		}
+	}
+	for _, img := range b.Images {
+		if err := checkName(img.Name); err != nil {
+			return err
+		}
+		if err := checkDigests(img.Target.Digest); err != nil {
+			return err
+		}
+		if err := checkDigests(img.Want...); err != nil {
+			return err
+		}
+		if err := checkLabels(img.Labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge adds labels to old, of which an empty value removes; neither is changed.
+func merge(old, labels map[string]string) map[string]string {
+	merged := maps.Clone(old)
+	for k, v := range labels {
+		switch {
+		case v == "":
+			delete(merged, k)
+		case merged == nil:
+			merged = map[string]string{k: v}
+		default:
+			merged[k] = v
+		}
+	}
+	if len(merged) == 0 {
+		return nil
+	}
+	return merged
+}
