@@ -11,17 +11,17 @@ import (
 // them. The first error ends the context of the others and is returned; items that were not
 // begun by then are left out.
 func Each[T any](ctx context.Context, limit int, items []T, f func(context.Context, T) error) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, inner := errgroup.WithContext(ctx)
 	g.SetLimit(max(limit, 1))
 	for _, item := range items {
-		if ctx.Err() != nil {
+		if inner.Err() != nil {
 			break
 		}
 		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
+			if err := inner.Err(); err != nil {
 				return err
 			}
-			return f(ctx, item)
+			return f(inner, item)
 		})
 	}
 	if err := g.Wait(); err != nil {

@@ -1,0 +1,137 @@
+// Package config turns files and the environment into typed options. Nothing else in stowage
+// reads either.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultFile is read when no other is named; it need not be there.
+const DefaultFile = "/etc/stowage/config.toml"
+
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 1 << 20
+
+// A Config is what was configured. Fields that nothing set hold their defaults.
+type Config struct {
+	// Root is the folder of the embedded store.
+	Root string `toml:"root"`
+	// Namespace is the one that commands work in.
+	Namespace string `toml:"namespace"`
+	// Sync is full or none: whether bytes are forced to stable storage.
+	Sync string `toml:"sync"`
+	// HostsDirs hold the folders with each registry's hosts.toml, the first hit counts.
+	HostsDirs []string `toml:"hosts_dirs"`
+	// MaxConcurrent is how many blobs are moved at once; 0: 4.
+	MaxConcurrent int `toml:"max_concurrent"`
+
+	// AuthFiles hold registry credentials in docker's format, and are asked in order.
+	AuthFiles []string `toml:"-"`
+}
+
+// Load reads file, or [DefaultFile] when it is empty, and then the environment, which has the
+// last word. getenv and uid are those of the process.
+func Load(file string, getenv func(string) string, uid int) (*Config, error) {
+	c := &Config{Namespace: "default", Sync: "full"}
+	if file == "" {
+		file = getenv("STOWAGE_CONFIG")
+	}
+	named := file != ""
+	if !named {
+		file = DefaultFile
+	}
+	b, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		if err := c.parse(b); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+	case named || !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	first := func(names ...string) string {
+		for _, n := range names {
+			if v := getenv(n); v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	if v := first("STOWAGE_ROOT"); v != "" {
+		c.Root = v
+	}
+	if v := first("STOWAGE_NAMESPACE", "CONTAINERD_NAMESPACE"); v != "" {
+		c.Namespace = v
+	}
+	home := getenv("HOME")
+	if c.Root == "" {
+		if c.Root = defaultRoot(getenv, home, uid); c.Root == "" {
+			return nil, fmt.Errorf("find a folder for the store: neither XDG_DATA_HOME nor HOME is set: %w", errdefs.ErrInvalidArgument)
+		}
+	}
+	if len(c.HostsDirs) == 0 {
+		c.HostsDirs = []string{"/etc/stowage/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}
+	}
+	c.AuthFiles = authFiles(getenv, home)
+	return c, nil
+}
+
+func (c *Config) parse(b []byte) error {
+	if len(b) > maxFile {
+		return fmt.Errorf("%d bytes where at most %d are read: %w", len(b), maxFile, errdefs.ErrInvalidArgument)
+	}
+	d := toml.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	err := d.Decode(c)
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		e := strict.Errors[0]
+		line, _ := e.Position()
+		return fmt.Errorf("line %d: unknown key %s: %w", line, strings.Join(e.Key(), "."), errdefs.ErrInvalidArgument)
+	}
+	var syntax *toml.DecodeError
+	if errors.As(err, &syntax) {
+		line, _ := syntax.Position()
+		return fmt.Errorf("line %d: %s: %w", line, strings.TrimPrefix(syntax.Error(), "toml: "), errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+func defaultRoot(getenv func(string) string, home string, uid int) string {
+	if uid == 0 {
+		return "/var/lib/stowage"
+	}
+	if data := getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return filepath.Join(data, "stowage")
+	}
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".local/share/stowage")
+}
+
+// authFiles lists where docker, podman and skopeo keep credentials.
+func authFiles(getenv func(string) string, home string) []string {
+	if f := getenv("REGISTRY_AUTH_FILE"); f != "" {
+		return []string{f}
+	}
+	var files []string
+	if dir := getenv("DOCKER_CONFIG"); dir != "" {
+		files = append(files, filepath.Join(dir, "config.json"))
+	} else if home != "" {
+		files = append(files, filepath.Join(home, ".docker/config.json"))
+	}
+	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
+		files = append(files, filepath.Join(dir, "containers/auth.json"))
+	}
+	return files
+}
