@@ -1,0 +1,76 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+
+	"github.com/containerd/errdefs"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
+)
+
+// credential gives the credentials for a server behind registry, when one asks for them. own
+// tells whether it is the registry itself, and not one that stands in for it.
+func (c *Client) credential(registry string, own bool) auth.CredentialFunc {
+	return func(ctx context.Context, host string) (auth.Credential, error) {
+		keys := []string{credentials.ServerAddressFromHostname(host)}
+		if own {
+			if c.o.Username != "" {
+				return auth.Credential{Username: c.o.Username, Password: c.o.Password}, nil
+			}
+			// Docker files Docker Hub under a URL of old, podman under its name.
+			keys = []string{credentials.ServerAddressFromRegistry(registry), registry}
+		}
+		for _, file := range c.o.AuthFiles {
+			for _, key := range keys {
+				cred, err := fromFile(ctx, file, key)
+				if err != nil {
+					return auth.EmptyCredential, fmt.Errorf("credentials for %s in %s: %w", host, file, err)
+				}
+				if cred != auth.EmptyCredential {
+					return cred, nil
+				}
+			}
+		}
+		return auth.EmptyCredential, nil
+	}
+}
+
+// fromFile looks a server up in a file of docker's format, or asks the helper that it names.
+func fromFile(ctx context.Context, file, key string) (auth.Credential, error) {
+	store, err := credentials.NewStore(file, credentials.StoreOptions{})
+	if err != nil {
+		return auth.EmptyCredential, &credentialError{reason(err)}
+	}
+	cred, err := store.Get(ctx, key)
+	if err != nil {
+		return auth.EmptyCredential, &credentialError{reason(err)}
+	}
+	return cred, nil
+}
+
+// A credentialError reports credentials that are there and cannot be read.
+type credentialError struct{ why string }
+
+func (e *credentialError) Error() string { return e.why }
+
+// Unwrap makes a credentialError an [errdefs.ErrUnauthenticated].
+func (e *credentialError) Unwrap() error { return errdefs.ErrUnauthenticated }
+
+// reason says what is wrong in our words: those of the library and of helpers may quote secrets.
+func reason(err error) string {
+	var path *fs.PathError
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &path):
+		return path.Err.Error()
+	case errors.Is(err, exec.ErrNotFound):
+		return "the credential helper that it names is not installed"
+	case errors.As(err, &exit):
+		return "the credential helper failed: " + exit.Error()
+	}
+	return "they are malformed, or the credential helper failed"
+}

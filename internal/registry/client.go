@@ -1,0 +1,103 @@
+// Package registry speaks the OCI distribution protocol, as far as pulling needs it.
+//
+// It owns how a registry is reached: which servers stand behind its name (see the package hosts),
+// credentials, TLS, redirects, retries, and going on with a blob whose connection broke, at the
+// same server or the next. What images are made of it leaves to others.
+//
+// Invariants:
+//   - An answer is untrusted: every read from it has a limit in bytes and in time.
+//   - Manifests are given out only if they match the digest and size that were asked for. Blobs
+//     are given out as they arrive, to be checked by whoever stores them.
+//   - Credentials go to the server they belong to, and never to where it redirects; errors and
+//     logs carry none.
+package registry
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry/hosts"
+)
+
+// Options tunes a [Client]. The zero value reaches public registries.
+type Options struct {
+	HostsDirs []string // folders with one folder a registry, which holds its hosts.toml
+	PlainHTTP bool     // registries are spoken to without TLS; loopback ones are anyway
+
+	// Username and Password are for the registries that references name, not for mirrors.
+	Username, Password string
+	// AuthFiles are in docker's config.json format, asked in order. They may be absent.
+	AuthFiles []string
+
+	Stall     time.Duration // silence before a connection is given up; 0: 30s
+	Backoff   time.Duration // the first pause before another try, doubled each time; 0: 250ms
+	UserAgent string        // empty: stowage
+	Log       *slog.Logger  // nil: nobody is told
+}
+
+// A Client talks to registries. Goroutines may share it; what it learns (tokens, connections)
+// they share too.
+type Client struct {
+	o Options
+
+	mu         sync.Mutex
+	registries map[string][]*endpoint // by the name in references
+}
+
+// New makes a client. It reads files and opens connections when they are needed.
+func New(o Options) *Client {
+	if o.Stall <= 0 {
+		o.Stall = 30 * time.Second
+	}
+	if o.Backoff <= 0 {
+		o.Backoff = 250 * time.Millisecond
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "stowage"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{o: o, registries: map[string][]*endpoint{}}
+}
+
+// Close drops the connections that nobody uses. The client may still be used.
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, list := range c.registries {
+		for _, e := range list {
+			e.transport.CloseIdleConnections()
+		}
+	}
+}
+
+// endpoints lists the servers behind the registry of r that may be asked for want, in order.
+func (c *Client) endpoints(r ref.Reference, want hosts.Capabilities) ([]*endpoint, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list, ok := c.registries[r.Registry()]
+	if !ok {
+		found, err := hosts.Load(r.Registry(), hosts.Options{Dirs: c.o.HostsDirs, PlainHTTP: c.o.PlainHTTP})
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range found {
+			e, err := c.newEndpoint(r.Registry(), h)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, e)
+		}
+		c.registries[r.Registry()] = list
+	}
+	var able []*endpoint
+	for _, e := range list {
+		if e.Capabilities.Has(want) {
+			able = append(able, e)
+		}
+	}
+	return able, nil
+}
