@@ -106,8 +106,8 @@ func indexEntry(img ExportImage, name ref.Reference) image.Descriptor {
 	return d
 }
 
-// addDocker lists an image in manifest.json. Names of one image stand together, and are as
-// docker shows them; one without a tag has none there.
+// addDocker lists an image in manifest.json. Names of one image stand together, in normal form: podman
+// takes a short one for its own. One without a tag has no name there.
 func addDocker(list []dockerImage, d DockerEntry, name ref.Reference) []dockerImage {
 	e := dockerImage{Config: blobPath(d.Config), RepoTags: []string{}, Layers: []string{}}
 	for _, l := range d.Layers {
@@ -140,5 +140,5 @@ func dockerTag(name ref.Reference) string {
 	if name.Tag() == "" || name.Digest() != "" {
 		return ""
 	}
-	return name.Familiar()
+	return name.String()
 }

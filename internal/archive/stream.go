@@ -91,7 +91,7 @@ func (s *stream) unpacked(r *bufio.Reader) (io.Reader, error) {
 	case image.Bzip2:
 		return bufio.NewReaderSize(bzip2.NewReader(r), 64<<10), nil
 	case image.XZ:
-		z, err := xz.NewReader(r)
+		z, err := xz.ReaderConfig{SingleStream: true}.NewReader(newXZGuard(r))
 		if err != nil {
 			return nil, err
 		}
@@ -148,6 +148,8 @@ func (s *stream) explain(err error) error {
 		return fmt.Errorf("the archive is truncated: %w: %w", err, errdefs.ErrDataLoss)
 	case errors.Is(err, tar.ErrHeader) && s.packed == image.Uncompressed:
 		return fmt.Errorf("not a tar, or of an unknown compression: %w: %w", err, errdefs.ErrInvalidArgument)
+	case errdefs.IsNotImplemented(err):
+		return err
 	case s.packed != image.Uncompressed:
 		return fmt.Errorf("unpack %s: %w: %w", s.packed, err, errdefs.ErrDataLoss)
 	}

@@ -143,8 +143,8 @@ func TestLists(t *testing.T) {
 	path := func(d image.Digest) string { return `"` + blobPath(d) + `"` }
 	want := map[string]string{
 		"oci-layout": `{"imageLayoutVersion":"1.0.0"}`,
-		"manifest.json": `[{"Config":` + path(a.Docker.Config) + `,"RepoTags":["a:1","quay.io/x/a:2"],"Layers":[` + path(a.Docker.Layers[0]) + `,` + path(a.Docker.Layers[1]) + `]},` +
-			`{"Config":` + path(b.Docker.Config) + `,"RepoTags":["b:1"],"Layers":[` + path(b.Docker.Layers[0]) + `,` + path(b.Docker.Layers[1]) + `]}]`,
+		"manifest.json": `[{"Config":` + path(a.Docker.Config) + `,"RepoTags":["docker.io/library/a:1","quay.io/x/a:2"],"Layers":[` + path(a.Docker.Layers[0]) + `,` + path(a.Docker.Layers[1]) + `]},` +
+			`{"Config":` + path(b.Docker.Config) + `,"RepoTags":["docker.io/library/b:1"],"Layers":[` + path(b.Docker.Layers[0]) + `,` + path(b.Docker.Layers[1]) + `]}]`,
 		"repositories": `{"docker.io/library/a":{"1":"` + a.Docker.Layers[1].Encoded() + `"},"docker.io/library/b":{"1":"` + b.Docker.Layers[1].Encoded() + `"},"quay.io/x/a":{"2":"` + a.Docker.Layers[1].Encoded() + `"}}`,
 	}
 	for name, w := range want {
