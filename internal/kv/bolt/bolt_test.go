@@ -261,18 +261,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 	want := syscall.EACCES
 	if os.Getuid() == 0 { // whom permissions do not stop
-		if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
-			t.Skipf("no read-only mount here: %v", err)
-		}
-		defer func() {
-			if err := syscall.Unmount(dir, 0); err != nil {
-				t.Error(err)
-			}
-		}()
-		if err := syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-			t.Fatal(err)
-		}
-		want = syscall.EROFS
+		want = readOnly(t, dir, path+".lock")
 	}
 	err := db.View(t.Context(), func(r kv.Reader) error {
 		_, err := r.Get([]byte("a"))
@@ -284,6 +273,27 @@ func TestReadOnlyFolder(t *testing.T) {
 	if err := db.Update(t.Context(), func(kv.Writer) error { return nil }); !errors.Is(err, want) {
 		t.Errorf("update: got %v, want %v", err, want)
 	}
+}
+
+// readOnly keeps root from writing into dir, and returns the error that it gets: by a mount, or
+// where those are not allowed, by a folder in the place of the lock file.
+func readOnly(t *testing.T, dir, lock string) syscall.Errno {
+	t.Helper()
+	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
+		if err := errors.Join(os.Remove(lock), os.Mkdir(lock, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		return syscall.EISDIR
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	return syscall.EROFS
 }
 
 func TestCompactShrinks(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // bbolt's file format, as far as following its pages needs it. A page begins with its id, flags,
@@ -35,8 +36,8 @@ type state struct {
 
 // A checker walks the pages of a file without trusting them.
 type checker struct {
-	file     *os.File
-	pageSize int64
+	data     []byte // the pages
+	pageSize uint64
 	pages    uint64 // those below are in use
 	seen     []bool // pages that something points to
 	leaves   bool
@@ -44,7 +45,7 @@ type checker struct {
 
 // A meta is what a valid meta page says.
 type meta struct {
-	pageSize                    int64
+	pageSize                    uint64
 	root, freelist, pages, txid uint64
 }
 
@@ -53,9 +54,9 @@ func bad(format string, args ...any) error {
 }
 
 // check looks at the structure of the file, so that bbolt, which trusts it, neither reads past
-// its end nor runs in circles. That costs a read for each branch page and, where bbolt is to
-// free pages, for each leaf, so a state that was seen good is not looked at again.
-func (db *DB) check(f *os.File, write bool) error {
+// its end nor runs in circles. That costs a look at each branch page and, where bbolt is to
+// free pages, at each leaf, so a state that was seen good is not looked at again.
+func (db *DB) check(f *os.File, write bool) (err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func (db *DB) check(f *os.File, write bool) error {
 	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
 		now.dev, now.ino = sys.Dev, sys.Ino
 	}
-	if uint64(info.Size())/uint64(m.pageSize) < m.pages {
+	if uint64(info.Size())/m.pageSize < m.pages {
 		return bad("%d bytes where %d pages of %d were written: it was cut off", info.Size(), m.pages, m.pageSize)
 	}
 	db.mu.Lock()
@@ -77,7 +78,12 @@ func (db *DB) check(f *os.File, write bool) error {
 	if known == now || known == (state{now.dev, now.ino, now.txid, true}) {
 		return nil
 	}
-	c := &checker{file: f, pageSize: m.pageSize, pages: m.pages, seen: make([]bool, m.pages), leaves: write}
+	data, err := unix.Mmap(int(f.Fd()), 0, int(m.pages*m.pageSize), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	defer func() { err = join(err, unix.Munmap(data)) }()
+	c := &checker{data: data, pageSize: m.pageSize, pages: m.pages, seen: make([]bool, m.pages), leaves: write}
 	if err := c.root(m.root); err != nil {
 		return err
 	}
@@ -104,13 +110,13 @@ func readMeta(f *os.File) (best meta, err error) {
 	first, ok := metaAt(f, 0)
 	if ok {
 		best = first
-		if second, ok := metaAt(f, first.pageSize); ok && second.pageSize == first.pageSize && second.txid > first.txid {
+		if second, ok := metaAt(f, int64(first.pageSize)); ok && second.pageSize == first.pageSize && second.txid > first.txid {
 			best = second
 		}
 		return best, nil
 	}
 	for size := int64(1 << 10); size <= 1<<24; size <<= 1 {
-		if second, ok := metaAt(f, size); ok && second.pageSize == size {
+		if second, ok := metaAt(f, size); ok && second.pageSize == uint64(size) {
 			return second, nil
 		}
 	}
@@ -125,7 +131,7 @@ func metaAt(f *os.File, off int64) (meta, bool) {
 	h := fnv.New64a()
 	_, _ = h.Write(b[:metaSize-8]) // a hash takes everything
 	m := meta{
-		pageSize: int64(u32(b[8:])),
+		pageSize: uint64(u32(b[8:])),
 		root:     u64(b[16:]), freelist: u64(b[32:]), pages: u64(b[40:]), txid: u64(b[48:]),
 	}
 	ok := u32(b[:]) == magic && u32(b[4:]) == version && u64(b[metaSize-8:]) == h.Sum64() &&
@@ -137,18 +143,14 @@ func u16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
 func u32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
 func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
-// page claims page id for whoever points to it, and returns its first n bytes, with the pages
-// that follow it if n is 0.
-func (c *checker) page(id uint64, flags uint16, n int64) ([]byte, error) {
-	if id < 2 || id >= c.pages || c.seen[id] {
-		return nil, bad("page %d is pointed to twice or does not exist", id)
+// page claims page id for whoever points to it, with the pages that follow it, and returns them.
+func (c *checker) page(id uint64, flag uint16) ([]byte, error) {
+	if id < 2 || id >= c.pages {
+		return nil, bad("page %d does not exist", id)
 	}
-	b := make([]byte, max(n, headerSize))
-	if _, err := c.file.ReadAt(b, int64(id)*c.pageSize); err != nil {
-		return nil, fmt.Errorf("page %d: %w", id, err)
-	}
+	b := c.data[id*c.pageSize:]
 	more := uint64(u32(b[12:]))
-	if u64(b) != id || flags&u16(b[8:]) == 0 || id+more >= c.pages {
+	if u64(b) != id || u16(b[8:]) != flag || id+more >= c.pages {
 		return nil, bad("page %d is not what it should be", id)
 	}
 	for i := id; i <= id+more; i++ {
@@ -157,19 +159,12 @@ func (c *checker) page(id uint64, flags uint16, n int64) ([]byte, error) {
 		}
 		c.seen[i] = true
 	}
-	if n > 0 {
-		return b, nil
-	}
-	b = make([]byte, int64(more+1)*c.pageSize)
-	if _, err := c.file.ReadAt(b, int64(id)*c.pageSize); err != nil {
-		return nil, fmt.Errorf("page %d: %w", id, err)
-	}
-	return b, nil
+	return b[:(more+1)*c.pageSize], nil
 }
 
 // root checks the leaf that holds our bucket alone, and the bucket's tree.
 func (c *checker) root(id uint64) error {
-	b, err := c.page(id, leafPage, 0)
+	b, err := c.page(id, leafPage)
 	if err != nil {
 		return err
 	}
@@ -222,7 +217,7 @@ func (c *checker) tree(top uint64) error {
 	for ; height > 0; height-- {
 		var below []uint64
 		for _, id := range level {
-			b, err := c.page(id, branchPage, 0)
+			b, err := c.page(id, branchPage)
 			if err != nil {
 				return err
 			}
@@ -234,7 +229,7 @@ func (c *checker) tree(top uint64) error {
 	}
 	for _, id := range level {
 		if c.leaves {
-			if _, err := c.page(id, leafPage, headerSize); err != nil {
+			if _, err := c.page(id, leafPage); err != nil {
 				return err
 			}
 			continue
@@ -249,14 +244,11 @@ func (c *checker) tree(top uint64) error {
 
 // height counts the branches from top down to a leaf.
 func (c *checker) height(top uint64) (int, error) {
-	b := make([]byte, headerSize+elementSize)
 	for id, h := top, 0; h < maxDepth; h++ {
 		if id >= c.pages {
 			return 0, bad("page %d does not exist", id)
 		}
-		if _, err := c.file.ReadAt(b, int64(id)*c.pageSize); err != nil {
-			return 0, fmt.Errorf("page %d: %w", id, err)
-		}
+		b := c.data[id*c.pageSize:]
 		if u16(b[8:]) != branchPage {
 			return h, nil
 		}
@@ -283,7 +275,7 @@ func children(page []byte, to []uint64) ([]uint64, error) {
 
 // freelist checks that no page is both free and in use.
 func (c *checker) freelist(id uint64) error {
-	b, err := c.page(id, freelistPage, 0)
+	b, err := c.page(id, freelistPage)
 	if err != nil {
 		return err
 	}

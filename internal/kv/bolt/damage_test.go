@@ -167,7 +167,7 @@ func TestFlippedBytes(t *testing.T) {
 		noticed, n := 0, 0
 		for page := 0; page < len(data); page += 4096 {
 			// The headers and the first elements, where damage leads astray, in samples.
-			for at := page; at < page+80 && at < len(data); at += 1 + n%5 {
+			for at := page; at < page+80 && at < len(data); at += 3 + n%9 {
 				n++
 				damaged := bytes.Clone(data)
 				damaged[at] ^= []byte{0x01, 0xff, 0x80}[n%3]

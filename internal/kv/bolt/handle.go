@@ -22,14 +22,20 @@ type handle struct {
 
 // handle checks and opens f, which is locked. It closes f when it fails.
 func (db *DB) handle(f *os.File, write bool) (*handle, error) {
-	if err := db.check(f, write); err != nil {
-		return nil, join(db.damaged(err), f.Close())
-	}
 	h := &handle{db: db, file: f}
+	err := h.guard(func() error {
+		if err := db.check(f, write); err != nil {
+			return db.damaged(err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, join(err, f.Close())
+	}
 	opts := db.options()
 	opts.ReadOnly = !write
 	opts.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
-	err := h.guard(func() (err error) {
+	err = h.guard(func() (err error) {
 		h.bolt, err = bbolt.Open(db.path, 0o600, opts)
 		return err
 	})
