@@ -82,7 +82,7 @@ func (s *stream) unpacked(r *bufio.Reader) (io.Reader, error) {
 		return bufio.NewReaderSize(z, 64<<10), nil
 	case image.Zstd:
 		// The window is what --long=27 takes, the most that zstd itself reads unasked.
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderConcurrency(2))
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
 		}

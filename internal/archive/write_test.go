@@ -272,7 +272,7 @@ func (f sinkFunc) Blob(_ context.Context, want image.Digest, size int64, r io.Re
 
 // A large blob streams through both ends with little memory.
 func TestLargeStream(t *testing.T) {
-	const size = 256 << 20
+	const size = 64 << 20
 	h := digest.SHA256.Digester()
 	if _, err := io.Copy(h.Hash(), io.NewSectionReader(zeroReader(size), 0, size)); err != nil {
 		t.Fatal(err)

@@ -42,12 +42,12 @@ func ask(b []byte, code byte) {
 
 func TestXZGuard(t *testing.T) {
 	// Half of it packs well and half does not, so that there are chunks of every kind.
-	plain := make([]byte, 300<<10)
+	plain := make([]byte, 90<<10)
 	random := rand.NewChaCha8([32]byte{})
-	if _, err := random.Read(plain[100<<10 : 250<<10]); err != nil {
+	if _, err := random.Read(plain[10<<10:80<<10]); err != nil {
 		t.Fatal(err)
 	}
-	for _, check := range []byte{xz.None, xz.CRC32, xz.CRC64, xz.SHA256} {
+	for _, check := range []byte{xz.None, xz.CRC64, xz.SHA256} {
 		for _, blockSize := range []int64{1 << 30, 100<<10 + 1} {
 			packed := packXZ(t, plain, blockSize, check)
 			for cut := range 8 {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -26,11 +27,17 @@ func ParsePlatform(s string) (Platform, error) {
 
 // FormatPlatform writes p as [ParsePlatform] reads it, in one normal form: linux/amd64,
 // linux/arm/v7, linux/arm64, windows(10.0.17763.1)/amd64. A platform with no OS is "unknown".
+// Whatever an index says, the result is one line of printable characters.
 func FormatPlatform(p Platform) string {
 	if p.OS == "" {
 		return "unknown"
 	}
-	return platforms.FormatAll(normalize(p))
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, platforms.FormatAll(normalize(p)))
 }
 
 // Host is the platform this program runs on.

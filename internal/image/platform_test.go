@@ -42,6 +42,18 @@ func TestParsePlatform(t *testing.T) {
 	}
 }
 
+func TestFormatPlatform(t *testing.T) {
+	for want, p := range map[string]Platform{
+		"unknown":          {Architecture: "amd64"},
+		"linux/arm64":      {OS: "linux", Architecture: "aarch64", Variant: "v8"},
+		"linux/a?[31md?64": {OS: "linux", Architecture: "a\x1b[31md\n64"},
+	} {
+		if got := FormatPlatform(p); got != want {
+			t.Errorf("%+v: got %q, want %q", p, got, want)
+		}
+	}
+}
+
 func TestHost(t *testing.T) {
 	p := Host()
 	if p.OS != runtime.GOOS || p.Architecture != runtime.GOARCH {

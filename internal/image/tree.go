@@ -57,16 +57,25 @@ func (t *Tree) Platforms() []Descriptor {
 		return []Descriptor{t.Root}
 	}
 	var list []Descriptor
-	listed := map[Digest]bool{}
+	// One manifest may serve several platforms.
+	type offer struct {
+		digest   Digest
+		platform string
+	}
+	listed := map[offer]bool{}
 	for _, d := range t.order {
 		for _, m := range t.documents[d.Digest].Manifests {
 			doc := t.documents[m.Digest]
 			isIndex := doc != nil && doc.Index ||
 				doc == nil && (m.MediaType == OCIIndex || m.MediaType == DockerManifestList)
-			if isIndex || listed[m.Digest] || notForRunning(m) {
+			o := offer{digest: m.Digest}
+			if m.Platform != nil {
+				o.platform = FormatPlatform(*m.Platform)
+			}
+			if isIndex || listed[o] || notForRunning(m) {
 				continue
 			}
-			listed[m.Digest] = true
+			listed[o] = true
 			list = append(list, m)
 		}
 	}

@@ -63,7 +63,8 @@ func TestReadTree(t *testing.T) {
 	delete(s.docs, gone.Digest)
 	proof := s.image("4")
 	proof.Annotations = map[string]string{annotationKind: "attestation-manifest", annotationSubject: string(amd.Digest)}
-	inner := s.index(t, arm, gone)
+	both := on(t, arm, "linux/riscv64") // the same manifest
+	inner := s.index(t, arm, gone, both)
 	root := s.index(t, amd, proof, inner, amd)
 
 	tree, err := ReadTree(t.Context(), root, s.get)
@@ -79,8 +80,11 @@ func TestReadTree(t *testing.T) {
 	if got, want := digests(tree.Documents()), digests([]Descriptor{root, amd, proof, inner, arm}); !slices.Equal(got, want) {
 		t.Errorf("documents: got %v, want %v", got, want)
 	}
-	if got, want := digests(tree.Platforms()), digests([]Descriptor{amd, arm, gone}); !slices.Equal(got, want) {
+	if got, want := digests(tree.Platforms()), digests([]Descriptor{amd, arm, gone, both}); !slices.Equal(got, want) {
 		t.Errorf("platforms: got %v, want %v", got, want)
+	}
+	if chosen, err := Choose([]Platform{*both.Platform}, tree.Platforms()); err != nil || chosen[0].Digest != both.Digest {
+		t.Errorf("the second platform of a manifest: got %v, %v", chosen, err)
 	}
 	if !tree.IsIndex() || !tree.Document(inner.Digest).Index || tree.Document(amd.Digest).Index || tree.Document(gone.Digest) != nil {
 		t.Error("a document is not what it was")

@@ -5,8 +5,6 @@
 package ref
 
 import (
-	_ "crypto/sha256" // digests in sha256 can be checked
-	_ "crypto/sha512" // and in sha512
 	"errors"
 	"fmt"
 	"regexp"
@@ -15,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/image"
 )
 
 // A Reference names an image at a registry: registry/repository, and a tag or a digest or both.
@@ -41,7 +41,7 @@ func Parse(s string) (Reference, error) {
 	}
 	if d, ok := named.(reference.Digested); ok {
 		r.digest = d.Digest()
-		if err := checkDigest(r.digest); err != nil {
+		if err := image.CheckDigest(r.digest); err != nil {
 			return Reference{}, fmt.Errorf("reference %.300q: %w", s, err)
 		}
 	}
@@ -103,7 +103,7 @@ func (r Reference) WithTag(tag string) (Reference, error) {
 
 // WithDigest is the same repository and tag at digest d. Errors: [errdefs.ErrInvalidArgument].
 func (r Reference) WithDigest(d digest.Digest) (Reference, error) {
-	if err := checkDigest(d); err != nil {
+	if err := image.CheckDigest(d); err != nil {
 		return Reference{}, err
 	}
 	r.digest = d
@@ -117,17 +117,6 @@ func (r Reference) WithoutDigest() Reference {
 		r.tag = "latest"
 	}
 	return r
-}
-
-func checkDigest(d digest.Digest) error {
-	err := d.Validate()
-	if err == nil && d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
-		err = digest.ErrDigestUnsupported
-	}
-	if err != nil {
-		return fmt.Errorf("digest %.200q: %w: %w", string(d), err, errdefs.ErrInvalidArgument)
-	}
-	return nil
 }
 
 const tagRule = "a tag is up to 128 letters, digits, '_', '.' and '-', and begins with none of the last two"
@@ -152,7 +141,7 @@ func reason(s string, err error) string {
 		return "it begins with a scheme; leave it out"
 	case strings.ContainsAny(s, " \t\r\n"):
 		return "it contains a space"
-	case hasDigest && digest.Digest(d).Validate() != nil:
+	case hasDigest && image.CheckDigest(image.Digest(d)) != nil:
 		return "what follows '@' is not a digest"
 	case hasTag && !tagForm.MatchString(tag):
 		return tagRule
