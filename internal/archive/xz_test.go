@@ -44,7 +44,7 @@ func TestXZGuard(t *testing.T) {
 	// Half of it packs well and half does not, so that there are chunks of every kind.
 	plain := make([]byte, 90<<10)
 	random := rand.NewChaCha8([32]byte{})
-	if _, err := random.Read(plain[10<<10:80<<10]); err != nil {
+	if _, err := random.Read(plain[10<<10 : 80<<10]); err != nil {
 		t.Fatal(err)
 	}
 	for _, check := range []byte{xz.None, xz.CRC64, xz.SHA256} {
