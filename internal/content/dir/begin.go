@@ -153,6 +153,9 @@ func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if !fi.Mode().IsRegular() { // a fifo
+		return false, in.store.removeAll(in.dir + "/data")
+	}
 	if !made || fi.Size() > 0 {
 		resumed, err := in.resume(fi)
 		if err != nil {
@@ -172,7 +175,7 @@ func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
 			return false, in.discard()
 		}
 	}
-	if large := in.want.Size < 0 || in.want.Size > stateless; large && !in.hasState {
+	if large := in.want.Size < 0 || in.want.Size > slight; large && !in.hasState {
 		in.checkpoint()
 	}
 	return true, nil

@@ -20,12 +20,10 @@ import (
 const (
 	// checkpointEvery is how many bytes a killed process can lose.
 	checkpointEvery = 16 << 20
-	// stateless blobs, of at most so many bytes, have no state unless they are written in
-	// pieces: making and removing the file would double the cost of a small blob.
-	stateless = 1 << 20
-	// worthSyncing is from where on a Close waits for the disk, so that what is kept outlives
-	// a power loss.
-	worthSyncing = 1 << 20
+	// slight is how many bytes are sooner brought again than kept with care. So small a blob
+	// has no state unless it is written in pieces, since making and removing the file would
+	// double its cost; and a Close waits for the disk, to outlive a power loss, only above it.
+	slight = 64 << 10
 	// sideBySide is the size from which a write is hashed in a goroutine of its own while the
 	// disk takes it. 1 GiB in writes of 256 KiB: 1.5 times as fast on two cores.
 	sideBySide = 64 << 10
@@ -134,7 +132,7 @@ func (in *ingest) Reset() error {
 	return nil
 }
 
-// Close implements [content.Ingest]. From a MiB on, what is kept outlives a power loss.
+// Close implements [content.Ingest]. What is kept outlives a power loss, if it is over 64 KiB.
 func (in *ingest) Close() error {
 	if in.ended {
 		return nil
@@ -168,7 +166,7 @@ func (in *ingest) end(err error) error {
 
 // keep makes the bytes resumable.
 func (in *ingest) keep() error {
-	if in.offset < worthSyncing || !vfs.Syncs(in.store.disk) {
+	if in.offset <= slight || !vfs.Syncs(in.store.disk) {
 		return in.save(false)
 	}
 	if err := in.file.Sync(); err != nil {
