@@ -28,7 +28,7 @@ func (c *Client) credential(registry string, own bool) auth.CredentialFunc {
 			for _, key := range keys {
 				cred, err := fromFile(ctx, file, key)
 				if err != nil {
-					return auth.EmptyCredential, fmt.Errorf("credentials for %s in %s: %w", host, file, err)
+					return auth.EmptyCredential, &credentialError{host, file, reason(err)}
 				}
 				if cred != auth.EmptyCredential {
 					return cred, nil
@@ -43,19 +43,17 @@ func (c *Client) credential(registry string, own bool) auth.CredentialFunc {
 func fromFile(ctx context.Context, file, key string) (auth.Credential, error) {
 	store, err := credentials.NewStore(file, credentials.StoreOptions{})
 	if err != nil {
-		return auth.EmptyCredential, &credentialError{reason(err)}
+		return auth.EmptyCredential, err
 	}
-	cred, err := store.Get(ctx, key)
-	if err != nil {
-		return auth.EmptyCredential, &credentialError{reason(err)}
-	}
-	return cred, nil
+	return store.Get(ctx, key)
 }
 
 // A credentialError reports credentials that are there and cannot be read.
-type credentialError struct{ why string }
+type credentialError struct{ host, file, why string }
 
-func (e *credentialError) Error() string { return e.why }
+func (e *credentialError) Error() string {
+	return fmt.Sprintf("credentials for %s in %s: %s", e.host, e.file, e.why)
+}
 
 // Unwrap makes a credentialError an [errdefs.ErrUnauthenticated].
 func (e *credentialError) Unwrap() error { return errdefs.ErrUnauthenticated }

@@ -137,7 +137,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return 0
 }
 
-// failure makes an error of a request that had no answer.
+// failure makes an error of a request that had no answer. What err itself says is not told: it may
+// quote URLs whose queries hold secrets.
 func (e *endpoint) failure(err error, what string) error {
 	var token *errcode.ErrorResponse
 	if errors.As(err, &token) {
@@ -150,9 +151,12 @@ func (e *endpoint) failure(err error, what string) error {
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
 		return &Error{Host: e.URL.Host, What: what, Status: http.StatusUnauthorized}
 	}
+	if strings.Contains(err.Error(), "missing username or password") { // the library has no other mark for it
+		return &Error{Host: e.URL.Host, What: what, Status: http.StatusUnauthorized, Message: "it wants a user name and a password, and there is only a token"}
+	}
 	var cred *credentialError
 	if errors.As(err, &cred) {
-		return fmt.Errorf("%s: %s: %w", e.URL.Host, what, outermost(err, cred))
+		return cred
 	}
 	n := &NetworkError{Host: e.URL.Host, What: what, Err: err}
 	n.Reason, n.lasting = explain(err)
@@ -163,14 +167,6 @@ func (e *endpoint) failure(err error, what string) error {
 		n.lasting = true
 	}
 	return n
-}
-
-// outermost finds the error that wraps inner directly: what was said when inner was met.
-func outermost(err, inner error) error {
-	for next := errors.Unwrap(err); next != nil && next != inner; next = errors.Unwrap(err) {
-		err = next
-	}
-	return err
 }
 
 // broken makes an error of an answer that broke off.
@@ -192,7 +188,7 @@ func explain(err error) (reason string, lasting bool) {
 		authority x509.UnknownAuthorityError
 		name      x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
+		remote    *net.OpError
 		dns       *net.DNSError
 	)
 	switch {
@@ -204,8 +200,8 @@ func explain(err error) (reason string, lasting bool) {
 		return "its certificate is for another name: " + oneLine(name.Error()), true
 	case errors.As(err, &invalid):
 		return "its certificate is not valid: " + oneLine(invalid.Error()), true
-	case errors.As(err, &alert):
-		return "it refused the TLS connection: " + alert.Error(), true
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return "it refused the TLS connection: " + oneLine(innermost(remote).Error()), true
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, new(tls.RecordHeaderError)):
 		return "it speaks plain HTTP where HTTPS was expected; --plain-http allows that", true
 	case errors.As(err, &dns):

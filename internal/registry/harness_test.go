@@ -87,7 +87,7 @@ func serve(t *testing.T, faults ...registrytest.Fault) *fixture {
 	return f
 }
 
-func parse(t *testing.T, s string) ref.Reference {
+func parse(t testing.TB, s string) ref.Reference {
 	t.Helper()
 	r, err := ref.Parse(s)
 	if err != nil {

@@ -222,7 +222,7 @@ func TestManifest(t *testing.T) {
 			if tc.edit != nil {
 				tc.edit(&d)
 			}
-			b, err := dial(t, registry.Options{Stall: 200 * time.Millisecond}).Manifest(t.Context(), f.tag, d)
+			b, err := dial(t, registry.Options{Stall: 300 * time.Millisecond}).Manifest(t.Context(), f.tag, d)
 			switch {
 			case tc.kind == nil && err != nil:
 				t.Error(err)
