@@ -1,0 +1,389 @@
+package gc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/gc"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/kv/bolt"
+	"github.com/stowage/stowage/internal/kv/mem"
+	"github.com/stowage/stowage/internal/metadata"
+)
+
+const ns = "default"
+
+// A disk is as much of a content store as collection sees.
+type disk struct {
+	mu     sync.Mutex
+	blobs  map[image.Digest]time.Time
+	failed image.Digest // cannot be deleted
+	onDel  func(image.Digest)
+}
+
+func (d *disk) put(names ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, n := range names {
+		d.blobs[id(n)] = time.Now()
+	}
+}
+
+func (d *disk) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.blobs[id(name)]
+	return ok
+}
+
+func (d *disk) Delete(_ context.Context, b image.Digest) error {
+	if d.onDel != nil {
+		d.onDel(b)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if b == d.failed {
+		return errdefs.ErrPermissionDenied
+	}
+	if _, ok := d.blobs[b]; !ok {
+		return errdefs.ErrNotFound
+	}
+	delete(d.blobs, b)
+	return nil
+}
+
+func (d *disk) Blobs(context.Context) iter.Seq2[content.Info, error] {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	there := maps.Clone(d.blobs)
+	return func(yield func(content.Info, error) bool) {
+		for b, at := range there {
+			if !yield(content.Info{Digest: b, Size: 10, CreatedAt: at}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func id(name string) image.Digest { return digest.FromString(name) }
+
+func desc(name string) image.Descriptor { return image.Descriptor{Digest: id(name), Size: 10} }
+
+func manifest(name string, layers ...string) metadata.Document {
+	config := desc(layers[0])
+	doc := metadata.Document{Digest: id(name), Size: 10, Document: image.Document{Config: &config}}
+	for _, l := range layers[1:] {
+		doc.Layers = append(doc.Layers, desc(l))
+	}
+	return doc
+}
+
+func blobs(names ...string) (list []metadata.Blob) {
+	for _, n := range names {
+		list = append(list, metadata.Blob{Digest: id(n), Size: 10})
+	}
+	return list
+}
+
+type store struct {
+	*testing.T
+	meta *metadata.Store
+	disk *disk
+}
+
+func newStore(t *testing.T, db kv.DB) store {
+	t.Helper()
+	return store{t, metadata.New(db, filepath.Join(t.TempDir(), "holders")), &disk{blobs: map[image.Digest]time.Time{}}}
+}
+
+// add stores blobs, and manifests with names.
+func (s store) add(ns string, b metadata.Batch, names ...string) {
+	s.Helper()
+	s.disk.put(names...)
+	b.Blobs = blobs(names...)
+	if _, err := s.meta.Apply(s.Context(), ns, b); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s store) run(o gc.Options) gc.Report {
+	s.Helper()
+	r, err := gc.Run(s.Context(), s.meta, s.disk, o)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return r
+}
+
+// want checks what is on disk, and that collecting again finds nothing to do.
+func (s store) want(names ...string) {
+	s.Helper()
+	if got, want := len(s.disk.blobs), len(names); got != want {
+		s.Errorf("blobs on disk: got %d, want %d", got, want)
+	}
+	for _, n := range names {
+		if !s.disk.has(n) {
+			s.Errorf("blob %s is gone", n)
+		}
+	}
+}
+
+func TestRoots(t *testing.T) {
+	s := newStore(t, mem.New())
+	index := metadata.Document{Digest: id("index"), Size: 10, Document: image.Document{Index: true, Manifests: []image.Descriptor{desc("m1"), desc("absent")}}}
+	signature := manifest("signature", "sc")
+	subject := desc("m1")
+	signature.Subject = &subject
+	ofSignature := manifest("of signature", "sc")
+	subject2 := desc("signature")
+	ofSignature.Subject = &subject2
+	loose := manifest("loose", "lc")
+	s.add(ns, metadata.Batch{
+		Documents: []metadata.Document{index, manifest("m1", "c1", "l1"), signature, ofSignature, loose},
+		Images:    []metadata.PutImage{{Name: "x", Target: desc("index")}},
+	}, "index", "m1", "c1", "l1", "signature", "of signature", "sc", "loose", "lc", "leased", "expired")
+	s.add("other", metadata.Batch{
+		Documents: []metadata.Document{manifest("m2", "c2", "l1")},
+		Images:    []metadata.PutImage{{Name: "y", Target: desc("m2")}},
+	}, "m2", "c2", "l1", "l2")
+	for name, until := range map[string]time.Time{"leased": {}, "expired": time.Now().Add(-time.Second)} {
+		if _, err := s.meta.CreateLease(t.Context(), ns, metadata.Lease{ID: name, Digests: []image.Digest{id(name)}, ExpiresAt: until}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := len(s.disk.blobs)
+	dry := s.run(gc.Options{DryRun: true})
+	if got := len(s.disk.blobs); got != all {
+		t.Errorf("after a dry run: got %d blobs, want %d", got, all)
+	}
+	r := s.run(gc.Options{})
+	if got, want := len(r.Blobs), 4; got != want || r.Bytes != 40 || !slices.Equal(dry.Blobs, r.Blobs) {
+		t.Errorf("report: got %+v, want %d blobs, as the dry run said: %+v", r, want, dry)
+	}
+	kept := []string{"index", "m1", "c1", "l1", "signature", "of signature", "sc", "leased", "m2", "c2"}
+	s.want(kept...)
+	for _, gone := range []string{"loose", "lc", "expired", "l2"} {
+		if _, err := s.meta.Blob(t.Context(), ns, id(gone)); !errdefs.IsNotFound(err) {
+			t.Errorf("row of %s: got %v, want not found", gone, err)
+		}
+	}
+	if _, err := s.meta.Document(t.Context(), id("loose")); !errdefs.IsNotFound(err) {
+		t.Errorf("document: got %v, want not found", err)
+	}
+	if edges, err := s.meta.ReferencedBy(t.Context(), id("lc")); err != nil || len(edges) != 0 {
+		t.Errorf("edges of what is gone: got %v, %v", edges, err)
+	}
+	if r := s.run(gc.Options{Grace: -1}); len(r.Blobs) != 0 {
+		t.Errorf("second run: got %+v, want nothing", r)
+	}
+
+	if _, err := s.meta.RemoveImages(t.Context(), ns, "x"); err != nil {
+		t.Fatal(err)
+	}
+	s.run(gc.Options{})
+	s.want("leased", "m2", "c2", "l1")
+	if known, err := s.meta.Blobs(t.Context(), ns); err != nil || len(known) != 1 {
+		t.Errorf("what a namespace knows and does not need: got %v, %v, want it forgotten", known, err)
+	}
+}
+
+// Bytes without a row are left alone while they are young, or somebody holds them.
+func TestStrays(t *testing.T) {
+	s := newStore(t, mem.New())
+	s.disk.put("young", "held", "old")
+	s.disk.blobs[id("old")] = time.Now().Add(-25 * time.Hour)
+	hold, err := s.meta.Hold(t.Context(), ns, id("held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(gc.Options{})
+	s.want("young", "held")
+	s.run(gc.Options{Grace: -1})
+	s.want("held")
+	if err := hold.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.run(gc.Options{Grace: -1})
+	s.want()
+}
+
+func TestRemoveAndSweep(t *testing.T) {
+	s := newStore(t, mem.New())
+	s.add(ns, metadata.Batch{}, "a", "b")
+	if err := s.meta.RemoveBlob(t.Context(), ns, id("a"), false); err != nil {
+		t.Fatal(err)
+	}
+	r, err := gc.Sweep(t.Context(), s.meta, s.disk)
+	if err != nil || len(r.Blobs) != 1 || r.Bytes != 10 {
+		t.Errorf("sweep: got %+v, %v, want a", r, err)
+	}
+	s.want("b") // though nothing needs it
+}
+
+// What could not be deleted is reported, does not keep the rest, and is tried again.
+func TestDeleteFails(t *testing.T) {
+	s := newStore(t, mem.New())
+	s.add(ns, metadata.Batch{}, "a", "b")
+	s.disk.failed = id("a")
+	r, err := gc.Run(t.Context(), s.meta, s.disk, gc.Options{})
+	if !errors.Is(err, errdefs.ErrPermissionDenied) || len(r.Blobs) != 1 {
+		t.Errorf("got %+v, %v, want one blob gone, and an error", r, err)
+	}
+	if has, err := s.meta.HasBlobs(t.Context(), id("a")); err != nil || has[id("a")] {
+		t.Errorf("condemned: got %v, %v, want it not believed", has, err)
+	}
+	s.disk.failed = ""
+	s.run(gc.Options{})
+	s.want()
+}
+
+// A collector stops, as if killed, between two deletions. The marks that it leaves make nobody
+// wait, and who holds a blob finds its bytes or not, but loses none.
+func TestCollectorDies(t *testing.T) {
+	s := newStore(t, mem.New())
+	s.add(ns, metadata.Batch{}, "a", "b", "c")
+	sweep, err := s.meta.BeginSweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sweep.Doom(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.disk.Delete(t.Context(), id("a")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	if _, err := s.meta.Hold(ctx, ns, id("b")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("hold while it lives: got %v, want it to wait", err)
+	}
+	if err := sweep.End(); err != nil { // as the kernel does when a process dies
+		t.Fatal(err)
+	}
+	hold, err := s.meta.Hold(t.Context(), ns, id("a"), id("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(gc.Options{Grace: -1})
+	s.want("b")
+	s.disk.put("a")
+	if _, err := s.meta.Apply(t.Context(), ns, metadata.Batch{Blobs: blobs("a", "b"), Release: hold}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Pulls and collections run at once. No blob that a pull held, or that a name reaches, is ever
+// gone.
+func TestRaces(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) kv.DB{
+		"mem": func(*testing.T) kv.DB { return mem.New() },
+		"bolt": func(t *testing.T) kv.DB {
+			db, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"), bolt.Options{NoSync: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, open(t))
+			s.disk.onDel = func(image.Digest) { time.Sleep(10 * time.Microsecond) } // room for others
+			done := make(chan struct{})
+			var pulls, collectors sync.WaitGroup
+			for i := range 3 {
+				pulls.Go(func() {
+					for range 15 {
+						s.pullAndRemove(fmt.Sprint("image", i))
+					}
+				})
+			}
+			for range 2 {
+				collectors.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						if _, err := gc.Run(t.Context(), s.meta, s.disk, gc.Options{Grace: -1}); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			pulls.Wait()
+			close(done)
+			collectors.Wait()
+			s.run(gc.Options{Grace: -1})
+			s.want()
+		})
+	}
+}
+
+// pullAndRemove takes a random manifest through its life.
+func (s store) pullAndRemove(name string) {
+	layers := []string{"config"}
+	for _, l := range rand.Perm(5)[:3] {
+		layers = append(layers, fmt.Sprint("layer", l))
+	}
+	slices.Sort(layers)
+	m := fmt.Sprint("manifest of ", layers)
+	all := append([]string{m}, layers...)
+	fail := func(what string, err error) bool {
+		if err != nil {
+			s.Errorf("%s: %v", what, err)
+		}
+		return err != nil
+	}
+	stays := func(when string) {
+		for _, b := range all {
+			if !s.disk.has(b) {
+				s.Errorf("%s: blob %s is gone", when, b)
+			}
+		}
+	}
+
+	hold, err := s.meta.Hold(s.Context(), ns, id(m))
+	if fail("hold", err) {
+		return
+	}
+	for _, l := range layers {
+		if fail("hold more", hold.Add(s.Context(), id(l))) {
+			return
+		}
+	}
+	for _, b := range all {
+		if !s.disk.has(b) { // what is there is counted on
+			s.disk.put(b)
+		}
+	}
+	stays("while it is held")
+	images, err := s.meta.Apply(s.Context(), ns, metadata.Batch{
+		Blobs: blobs(all...), Documents: []metadata.Document{manifest(m, layers...)},
+		Images: []metadata.PutImage{{Name: name, Target: desc(m)}}, Release: hold,
+	})
+	if fail("apply", err) {
+		return
+	}
+	if images[0].State != metadata.Complete {
+		s.Errorf("image: got %s, want complete", images[0].State)
+	}
+	stays("while it is named")
+	_, err = s.meta.RemoveImages(s.Context(), ns, name)
+	fail("remove", err)
+}

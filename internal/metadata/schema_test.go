@@ -1,0 +1,206 @@
+package metadata
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/kv/mem"
+)
+
+var update = flag.Bool("update", false, "write the fixture of the current version")
+
+// load returns a database with the rows of a fixture.
+func load(t *testing.T, name string) kv.DB {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows map[string]json.RawMessage
+	if err := json.Unmarshal(b, &rows); err != nil {
+		t.Fatal(err)
+	}
+	db := mem.New()
+	err = db.Update(t.Context(), func(w kv.Writer) (err error) {
+		for k, v := range rows {
+			if string(v) == `""` { // the values of some rows are empty
+				v = nil
+			}
+			err = errors.Join(err, w.Put([]byte(k), v))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// dump writes the rows of a database as a fixture.
+func dump(t *testing.T, db kv.DB, name string) {
+	t.Helper()
+	rows := map[string]json.RawMessage{}
+	err := db.View(t.Context(), func(r kv.Reader) error {
+		for e, err := range r.Scan(nil) {
+			if err != nil {
+				return err
+			}
+			rows[string(e.Key)] = e.Value
+			if len(e.Value) == 0 {
+				rows[string(e.Key)] = json.RawMessage(`""`)
+			}
+		}
+		return nil
+	})
+	b, marshalErr := json.MarshalIndent(rows, "", "\t")
+	if err := errors.Join(err, marshalErr, os.WriteFile(filepath.Join("testdata", name), append(b, '\n'), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sample(name string, size int64) image.Descriptor {
+	return image.Descriptor{MediaType: image.OCIManifest, Digest: digest.FromString(name), Size: size}
+}
+
+// fill makes a row of each kind.
+func fill(t *testing.T, db kv.DB) {
+	t.Helper()
+	s, ctx := New(db, t.TempDir()), t.Context()
+	config, layer, absent := sample("config", 20), sample("layer", 30), sample("absent", 40)
+	root := image.Document{MediaType: image.OCIIndex, Index: true, Manifests: []image.Descriptor{sample("manifest", 10), absent}}
+	root.Manifests[0].Platform = &image.Platform{OS: "linux", Architecture: "amd64"}
+	root.Manifests[1].Platform = &image.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
+	manifest := image.Document{MediaType: image.OCIManifest, Config: &config, Layers: []image.Descriptor{layer}, Platform: root.Manifests[0].Platform}
+	_, err := s.Apply(ctx, "default", Batch{
+		Blobs: []Blob{
+			{Digest: sample("index", 0).Digest, Size: 5},
+			{Digest: sample("manifest", 0).Digest, Size: 10},
+			{Digest: config.Digest, Size: 20},
+			{Digest: layer.Digest, Size: 30, Labels: map[string]string{"blob": "label"}},
+			{Digest: sample("removed", 0).Digest, Size: 50},
+		},
+		Documents: []Document{
+			{Digest: sample("index", 0).Digest, Size: 5, Document: root},
+			{Digest: sample("manifest", 0).Digest, Size: 10, Document: manifest},
+		},
+		Images: []PutImage{{Name: "docker.io/library/alpine:latest", Target: sample("index", 5), Labels: map[string]string{"image": "label"}}},
+	})
+	_, leaseErr := s.CreateLease(ctx, "other", Lease{ID: "keep", Digests: []image.Digest{layer.Digest}, ExpiresAt: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)})
+	if err := errors.Join(err, leaseErr, s.RemoveBlob(ctx, "default", sample("removed", 0).Digest, false)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every later version opens what version 1 wrote.
+func TestVersion1(t *testing.T) {
+	if *update {
+		db := mem.New()
+		fill(t, db)
+		dump(t, db, "v1.json")
+	}
+	s, ctx := New(load(t, "v1.json"), t.TempDir()), t.Context()
+	img, err := s.Image(ctx, "default", "docker.io/library/alpine:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := img.Target.Digest, sample("index", 0).Digest; got != want || img.State != Complete || img.Size != 65 || img.Labels["image"] != "label" {
+		t.Errorf("image: got %+v", img)
+	}
+	if p := img.Platforms; len(p) != 2 || p[0].State != Complete || !p[0].Wanted || p[1].State != Absent || p[1].Platform.Variant != "v8" {
+		t.Errorf("platforms: got %+v", p)
+	}
+	if b, err := s.Blob(ctx, "default", sample("layer", 0).Digest); err != nil || b.Size != 30 || b.Labels["blob"] != "label" || b.CreatedAt.IsZero() {
+		t.Errorf("blob: got %+v, %v", b, err)
+	}
+	if doc, err := s.Document(ctx, sample("manifest", 0).Digest); err != nil || doc.Config.Digest != sample("config", 0).Digest || doc.Platform.Architecture != "amd64" {
+		t.Errorf("document: got %+v, %v", doc, err)
+	}
+	if edges, err := s.ReferencedBy(ctx, sample("manifest", 0).Digest); err != nil || len(edges) != 1 || edges[0].Place != "manifest 0" {
+		t.Errorf("edges: got %+v, %v", edges, err)
+	}
+	if leases, err := s.Leases(ctx, "other"); err != nil || len(leases) != 1 || len(leases[0].Digests) != 1 {
+		t.Errorf("leases: got %+v, %v", leases, err)
+	}
+	if list, err := s.Garbage(ctx, nil); err != nil || len(list) != 1 || list[0] != (Garbage{sample("removed", 0).Digest, 50}) {
+		t.Errorf("garbage: got %+v, %v", list, err)
+	}
+	if _, err := s.Apply(ctx, "default", Batch{Blobs: []Blob{{Digest: sample("new", 0).Digest, Size: 1}}}); err != nil {
+		t.Errorf("apply: %v", err)
+	}
+}
+
+// A database of an older version is migrated once, by the first who comes, reader or writer.
+func TestMigration(t *testing.T) {
+	for name, first := range map[string]func(context.Context, *Store) error{
+		"read":  func(ctx context.Context, s *Store) error { _, err := s.Namespaces(ctx); return err },
+		"write": func(ctx context.Context, s *Store) error { return s.CreateNamespace(ctx, "new", nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := load(t, "v1.json")
+			var ran []int
+			step := func(n int) migration {
+				return func(w kv.Writer) error {
+					ran = append(ran, n)
+					return w.Put(fmt.Append(nil, "migrated/", n), nil)
+				}
+			}
+			s := New(db, t.TempDir())
+			s.migrations = []migration{step(1), step(2)}
+			for range 2 {
+				if err := first(t.Context(), s); err != nil && !errdefs.IsAlreadyExists(err) {
+					t.Fatal(err)
+				}
+			}
+			if got, want := fmt.Sprint(ran), "[1 2]"; got != want {
+				t.Errorf("migrations: got %s, want %s", got, want)
+			}
+			old := New(db, t.TempDir())
+			for name, err := range map[string]error{
+				"read":  old.view(t.Context(), func(view) error { return nil }),
+				"write": old.update(t.Context(), func(change) error { return nil }),
+			} {
+				want := "the database is of version 3, and this program knows versions up to 1: failed precondition"
+				if !errdefs.IsFailedPrecondition(err) || err.Error() != want {
+					t.Errorf("%s by an old program: got %v, want %s", name, err, want)
+				}
+			}
+		})
+	}
+}
+
+// A migration that fails leaves the database as it was.
+func TestFailedMigration(t *testing.T) {
+	db, want := load(t, "v1.json"), errors.New("no")
+	s := New(db, t.TempDir())
+	s.migrations = []migration{func(w kv.Writer) error { return errors.Join(w.Put([]byte("x"), nil), want) }}
+	if _, err := s.Namespaces(t.Context()); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+	if _, err := New(db, t.TempDir()).Namespaces(t.Context()); err != nil {
+		t.Errorf("version 1 afterwards: %v", err)
+	}
+}
+
+func TestDamagedVersion(t *testing.T) {
+	for _, value := range []string{"", "0", "-1", `"1"`, "x"} {
+		db := mem.New()
+		if err := db.Update(t.Context(), func(w kv.Writer) error { return w.Put(versionKey, []byte(value)) }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(db, t.TempDir()).Namespaces(t.Context()); !errdefs.IsDataLoss(err) {
+			t.Errorf("version %q: got %v, want data loss", value, err)
+		}
+	}
+}
