@@ -43,41 +43,24 @@ func pull(name string) func(context.Context, *bench) ([]result, error) {
 	}
 }
 
-// durability compares what full durability adds to a pull with one flush of the same bytes.
+// durability compares a durable pull with one whose bytes are flushed once, at its end.
 func durability(ctx context.Context, b *bench) ([]result, error) {
 	reference, err := b.image(ctx, sixLayers)
 	if err != nil {
 		return nil, err
 	}
-	store, err := b.filled(ctx, reference)
-	if err != nil {
-		return nil, err
-	}
 	all, err := b.turns(ctx,
 		step{command: func(dir string) []string { return b.stowage(dir, "pull", reference) }},
-		step{command: func(dir string) []string { return b.stowage(dir, none, "pull", reference) }},
-		step{
-			prepare: func(dir string) []string {
-				return []string{"cp", "-r", filepath.Join(store, "content", "blobs"), filepath.Join(dir, "copy")}
-			},
-			command: func(dir string) []string { return []string{"sync", "-f", dir} },
-		})
+		step{command: func(dir string) []string {
+			return append([]string{"sh", "-c", `"$@" && sync -f "$3"`, "sh"}, b.stowage(dir, none, "pull", reference)...)
+		}})
 	if err != nil {
 		return nil, err
 	}
 	return []result{{
-		name: "what full durability adds to pull six", ours: minus(all[0], all[1]),
-		peerName: "sync -f after cp", peer: all[2], ratio: 1,
+		name: "pull six, durable", ours: all[0],
+		peerName: "stowage --sync=none, then sync -f", peer: all[1], ratio: 1,
 	}}, nil
-}
-
-// minus takes the time of each sample of b from that of a.
-func minus(a, b []sample) []sample {
-	left := make([]sample, len(a))
-	for i := range a {
-		left[i] = sample{wall: a[i].wall - b[i].wall, peak: a[i].peak}
-	}
-	return left
 }
 
 // filled is a store that has an image.
