@@ -218,11 +218,16 @@ func TestWriterAmongReaders(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	const readers = 4
+	reading := make(chan struct{}, readers)
 	for range readers {
 		reader := open(t, path, opts)
 		go func() {
 			for ctx.Err() == nil {
 				err := reader.View(t.Context(), func(kv.Reader) error {
+					select {
+					case reading <- struct{}{}:
+					default:
+					}
 					time.Sleep(2 * time.Millisecond) // long enough to overlap
 					return nil
 				})
@@ -233,6 +238,9 @@ func TestWriterAmongReaders(t *testing.T) {
 			}
 			done <- nil
 		}()
+	}
+	for range readers {
+		<-reading
 	}
 	for range 10 {
 		if err := writer.Update(t.Context(), write); err != nil {

@@ -171,11 +171,11 @@ func prefixes(t *testing.T, db kv.DB) {
 	expect(t, db, "b", "b=", "b.=", "b/=", "b/1=", "b/10=", "b/2=", "b0=")
 	expect(t, db, "d")
 	view(t, db, func(r kv.Reader) error {
-		for e := range r.Scan([]byte("b")) {
+		for e, err := range r.Scan([]byte("b")) { // which ends early
 			if got, want := string(e.Key), "b"; got != want {
 				t.Errorf("first: got %q, want %q", got, want)
 			}
-			break
+			return err
 		}
 		return nil
 	})
