@@ -196,10 +196,11 @@ func TestUnsyncedIsBelievedInOneBoot(t *testing.T) {
 // A failed flush leaves nothing that is believed: the kernel tells of it only once.
 func TestFailedFlushIsNotBelieved(t *testing.T) {
 	mem := vfs.NewMem()
+	must(t, leave(t.Context(), open(t, mem), "k", large, large[:65<<10]))
 	s := open(t, flushless{mem})
 	in, err := s.Begin(t.Context(), "k", wantOf(large))
 	must(t, err)
-	_, err = in.WriteAt(large, 0)
+	_, err = in.WriteAt(large[in.Offset():], in.Offset())
 	must(t, err)
 	if err := s.Commit(t.Context(), in); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Commit: got %v, want EIO", err)
