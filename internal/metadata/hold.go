@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +32,9 @@ type Hold struct {
 }
 
 // Hold keeps digests, and all that is below them, from collection: whatever of them has its
-// bytes in the content store once Hold has returned will stay. Digests need not be here.
+// bytes in the content store once Hold has returned will stay. Digests need not be here. Without
+// digests it holds everything, for operations that cannot know what will come; then nothing is
+// collected until their end.
 //
 // Hold waits for a collection that has condemned one of them and is deleting its bytes.
 func (s *Store) Hold(ctx context.Context, ns string, digests ...image.Digest) (*Hold, error) {
@@ -44,7 +47,8 @@ func (s *Store) Hold(ctx context.Context, ns string, digests ...image.Digest) (*
 		return nil, errors.Join(fmt.Errorf("hold: %w", err), s.removeHolder(h.name))
 	}
 	h.lock = lock
-	if err := h.Add(ctx, digests...); err != nil {
+	row := Lease{ID: h.name, CreatedAt: time.Now().UTC(), Holder: h.name, All: len(digests) == 0}
+	if err := h.add(ctx, row, digests); err != nil {
 		return nil, errors.Join(err, h.Release(context.WithoutCancel(ctx)))
 	}
 	return h, nil
@@ -54,36 +58,35 @@ func (h *Hold) key() []byte { return key(leaseRows, h.ns, h.name) }
 
 // Add holds more digests, as [Store.Hold] does.
 func (h *Hold) Add(ctx context.Context, digests ...image.Digest) error {
-	if err := checkDigests(digests...); err != nil {
-		return err
-	}
 	h.mu.Lock()
 	released := h.lock == nil
 	h.mu.Unlock()
 	if released {
 		return fmt.Errorf("hold %s was released: %w", h.name, errdefs.ErrFailedPrecondition)
 	}
-	var doomed []image.Digest
+	return h.add(ctx, Lease{}, digests)
+}
+
+// add puts digests into the row of the hold, which is as given if there is none yet.
+func (h *Hold) add(ctx context.Context, row Lease, digests []image.Digest) error {
+	if err := checkDigests(digests...); err != nil {
+		return err
+	}
+	var doomed []Garbage
 	err := h.store.update(ctx, func(c change) error {
-		doomed = nil
 		if _, err := h.store.dropDead(c); err != nil {
 			return err
 		}
-		row := Lease{ID: h.name, CreatedAt: time.Now().UTC(), Holder: h.name}
-		if err := c.get(h.key(), &row); err != nil && !errdefs.IsNotFound(err) {
+		if err := c.get(h.key(), &row); err != nil && (row.ID == "" || !errdefs.IsNotFound(err)) {
 			return err
 		}
-		for _, d := range digests {
-			is, err := c.has(doomedKey(d))
-			if err != nil {
-				return err
-			}
-			if is {
-				doomed = append(doomed, d)
-			}
-		}
 		row.Digests = append(row.Digests, digests...)
-		return c.put(h.key(), row)
+		if err := c.put(h.key(), row); err != nil {
+			return err
+		}
+		var err error
+		doomed, err = c.doomed(func(d image.Digest) bool { return row.All || slices.Contains(row.Digests, d) })
+		return err
 	})
 	if err != nil || len(doomed) == 0 {
 		return err
@@ -91,17 +94,17 @@ func (h *Hold) Add(ctx context.Context, digests ...image.Digest) error {
 	return h.store.pardon(ctx, doomed)
 }
 
-// pardon waits for the end of a sweep that may be deleting bytes of digests, which are held. A
+// pardon waits for the end of a sweep that may be deleting bytes of what is held now. A
 // sweep that died before it was done has left its marks; bytes that it did not come to are
 // whole, and nobody will delete them now.
-func (s *Store) pardon(ctx context.Context, digests []image.Digest) error {
+func (s *Store) pardon(ctx context.Context, doomed []Garbage) error {
 	lock, err := s.lockFile(ctx, sweepLock, flock.Shared)
 	if err != nil {
 		return err
 	}
 	err = s.update(ctx, func(c change) error {
-		for _, d := range digests {
-			if err := c.w.Delete(doomedKey(d)); err != nil {
+		for _, g := range doomed {
+			if err := c.w.Delete(doomedKey(g.Digest)); err != nil {
 				return err
 			}
 		}

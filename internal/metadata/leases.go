@@ -18,9 +18,9 @@ type liveLease struct {
 	namespace string
 }
 
-// holds tells whether the lease names one of digests.
+// holds tells whether the lease keeps one of digests itself.
 func (l Lease) holds(digests map[image.Digest]bool) bool {
-	return slices.ContainsFunc(l.Digests, func(d image.Digest) bool { return digests[d] })
+	return l.All || slices.ContainsFunc(l.Digests, func(d image.Digest) bool { return digests[d] })
 }
 
 // CreateLease makes a lease that keeps lease.Digests, and all below them, until it expires or is
@@ -41,7 +41,7 @@ func (s *Store) CreateLease(ctx context.Context, ns string, lease Lease) (Lease,
 	if err := checkDigests(lease.Digests...); err != nil {
 		return Lease{}, err
 	}
-	lease.CreatedAt, lease.Holder = time.Now().UTC(), ""
+	lease.CreatedAt, lease.Holder, lease.All = time.Now().UTC(), "", false
 	err := s.update(ctx, func(c change) error {
 		if _, err := s.dropDead(c); err != nil {
 			return err

@@ -620,3 +620,30 @@ func TestHold(t *testing.T) {
 		t.Errorf("hold under an ended context: got %v and %v, want an error and no lock file", err, holders(t, dir))
 	}
 }
+
+// Who holds nothing in particular holds everything.
+func TestHoldAll(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	apply(t, s, ns, metadata.Batch{Blobs: blobs("a", "b")})
+	if err := s.RemoveBlob(ctx, ns, desc("a").Digest, false); err != nil {
+		t.Fatal(err)
+	}
+	hold, err := s.Hold(ctx, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hold.Add(ctx, desc("c").Digest); err != nil {
+		t.Fatal(err)
+	}
+	stray := []metadata.Garbage{{Digest: desc("stray").Digest, Size: 10}}
+	if list, err := s.Garbage(ctx, stray); err != nil || len(list) != 0 {
+		t.Errorf("garbage: got %v, %v, want none", list, err)
+	}
+	if err := s.RemoveBlob(ctx, ns, desc("b").Digest, true); !errdefs.IsUnavailable(err) {
+		t.Errorf("remove: got %v, want unavailable", err)
+	}
+	apply(t, s, ns, metadata.Batch{Blobs: blobs("a"), Release: hold})
+	if list, err := s.Garbage(ctx, stray); err != nil || len(list) != 3 {
+		t.Errorf("garbage afterwards: got %v, %v, want all", list, err)
+	}
+}

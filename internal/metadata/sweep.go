@@ -94,7 +94,8 @@ func (w *Sweep) Doomed(ctx context.Context) (list []Garbage, err error) {
 		if err != nil {
 			return err
 		}
-		list, err = v.doomed(held(live))
+		isHeld := held(live)
+		list, err = v.doomed(func(d image.Digest) bool { return !isHeld(d) })
 		return err
 	})
 	return list, err
@@ -114,29 +115,33 @@ func (w *Sweep) Forget(ctx context.Context, digests ...image.Digest) error {
 
 // A mark is what is kept.
 type mark struct {
-	all  map[image.Digest]bool
-	in   map[string]map[image.Digest]bool // by namespace
-	held map[image.Digest]bool            // by running operations themselves
+	reached map[image.Digest]bool
+	in      map[string]map[image.Digest]bool // by namespace
+	held    func(image.Digest) bool          // by running operations themselves
 }
 
-// held is what running operations hold.
-func held(leases []liveLease) map[image.Digest]bool {
-	digests := map[image.Digest]bool{}
+// keeps tells whether a blob and its document stay.
+func (m mark) keeps(d image.Digest) bool { return m.reached[d] || m.held(d) }
+
+// held tells what running operations hold themselves.
+func held(leases []liveLease) func(image.Digest) bool {
+	digests, all := map[image.Digest]bool{}, false
 	for _, l := range leases {
 		if l.Holder == "" {
 			continue
 		}
+		all = all || l.All
 		for _, d := range l.Digests {
 			digests[d] = true
 		}
 	}
-	return digests
+	return func(d image.Digest) bool { return all || digests[d] }
 }
 
 // mark finds what images and leases reach. Images are found by the keys of their targets, so
 // that a damaged record costs nothing.
 func (v view) mark(leases []liveLease) (mark, error) {
-	m := mark{all: map[image.Digest]bool{}, in: map[string]map[image.Digest]bool{}, held: held(leases)}
+	m := mark{reached: map[image.Digest]bool{}, in: map[string]map[image.Digest]bool{}, held: held(leases)}
 	roots := map[string][]image.Digest{}
 	for _, l := range leases {
 		roots[l.namespace] = append(roots[l.namespace], l.Digests...)
@@ -156,7 +161,7 @@ func (v view) mark(leases []liveLease) (mark, error) {
 			return m, err
 		}
 		for d := range m.in[ns] {
-			m.all[d] = true
+			m.reached[d] = true
 		}
 	}
 	return m, nil
@@ -164,7 +169,7 @@ func (v view) mark(leases []liveLease) (mark, error) {
 
 // garbage lists what is not kept, and what is doomed already.
 func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
-	list, err := v.doomed(m.held)
+	list, err := v.doomed(func(d image.Digest) bool { return !m.held(d) })
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +178,7 @@ func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
 			return nil, err
 		}
 		d := image.Digest(last(e.Key, []byte(blobRows)))
-		if m.all[d] {
+		if m.keeps(d) {
 			continue
 		}
 		var row blobRow
@@ -191,15 +196,15 @@ func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !doomed && !here && !m.all[g.Digest] {
+		if !doomed && !here && !m.keeps(g.Digest) {
 			list = append(list, g)
 		}
 	}
 	return list, nil
 }
 
-// doomed lists what is condemned and not held.
-func (v view) doomed(held map[image.Digest]bool) (list []Garbage, err error) {
+// doomed lists what is condemned, of what is asked for.
+func (v view) doomed(asked func(image.Digest) bool) (list []Garbage, err error) {
 	for e, err := range v.Scan([]byte(doomedRows)) {
 		if err != nil {
 			return nil, err
@@ -208,7 +213,7 @@ func (v view) doomed(held map[image.Digest]bool) (list []Garbage, err error) {
 		if err := decode(e.Key, e.Value, &g.Size); err != nil {
 			return nil, err
 		}
-		if !held[g.Digest] {
+		if asked(g.Digest) {
 			list = append(list, g)
 		}
 	}
@@ -233,7 +238,7 @@ func (c change) dropUnreached(m mark) error {
 			return err
 		}
 		d := image.Digest(last(e.Key, []byte(documentRows)))
-		if m.all[d] {
+		if m.keeps(d) {
 			continue
 		}
 		doc, err := c.document(d)
@@ -250,7 +255,7 @@ func (c change) dropUnreached(m mark) error {
 			return err
 		}
 		ns, d := cut(e.Key, []byte(knownRows))
-		if !m.in[ns][image.Digest(d)] {
+		if !m.in[ns][image.Digest(d)] && !m.held(image.Digest(d)) {
 			gone = append(gone, knownKey(ns, image.Digest(d)))
 		}
 	}

@@ -97,4 +97,7 @@ type Lease struct {
 	// Holder is set for the lease of a running operation: the lock file that its process
 	// keeps locked. Such a lease ends with the operation or with the death of its process.
 	Holder string `json:"holder,omitempty"`
+	// All is set for a running operation that cannot know beforehand what it will need: it
+	// holds everything.
+	All bool `json:"all,omitempty"`
 }
