@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// A format is how results are printed: a table, JSON, or a Go template a row.
+type format struct{ value string }
+
+// formatFlag adds --format to a command that lists or describes.
+func formatFlag(cmd *cobra.Command, def string) *format {
+	f := &format{}
+	cmd.Flags().StringVar(&f.value, "format", def, "table, json, or a Go template such as '{{.name}}'")
+	return f
+}
+
+// print writes rows as the format says. Templates see the fields by their JSON names. whole is
+// what JSON prints; rows are what a table or a template goes through, one at a time.
+func (f *format) print(w io.Writer, whole any, rows []any, table func(*tabwriter.Writer)) error {
+	switch f.value {
+	case "table", "":
+		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		table(tw)
+		return tw.Flush()
+	case "json":
+		return printJSON(w, whole)
+	}
+	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) {
+			b, err := json.Marshal(v)
+			return string(b), err
+		},
+		"join": func(v []any, sep string) string {
+			parts := make([]string, len(v))
+			for i, p := range v {
+				parts[i] = fmt.Sprint(p)
+			}
+			return strings.Join(parts, sep)
+		},
+	}).Parse(f.value)
+	if err != nil {
+		return usagef("read --format: %w", err)
+	}
+	for _, row := range rows {
+		b, err := json.Marshal(row)
+		if err != nil {
+			return err
+		}
+		var fields any
+		dec := json.NewDecoder(strings.NewReader(string(b)))
+		dec.UseNumber() // sizes stay whole numbers
+		if err := dec.Decode(&fields); err != nil {
+			return err
+		}
+		if err := t.Execute(w, fields); err != nil {
+			return usagef("apply --format: %w", err)
+		}
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// anys turns a typed list into what templates go through.
+func anys[T any](list []T) []any {
+	rows := make([]any, len(list))
+	for i, v := range list {
+		rows[i] = v
+	}
+	return rows
+}
+
+// humanSize prints bytes as people read them, with decimal units as docker does.
+func humanSize(n int64) string {
+	const units = "kMGTPE"
+	if n < 1000 {
+		return fmt.Sprintf("%dB", n)
+	}
+	v, u := float64(n)/1000, 0
+	for v >= 999.5 && u < len(units)-1 {
+		v /= 1000
+		u++
+	}
+	return fmt.Sprintf("%.3g%cB", v, units[u])
+}
+
+// humanAge prints how long ago t was.
+func humanAge(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := max(now.Sub(t), 0)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// labels prints a set of labels in a stable order.
+func labels(m map[string]string) string {
+	if len(m) == 0 {
+		return "-"
+	}
+	parts := make([]string, 0, len(m))
+	for _, k := range sortedKeys(m) {
+		parts = append(parts, k+"="+m[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+// document prints one thing: as JSON, or through a template.
+func (f *format) document(w io.Writer, v any) error {
+	if f.value == "table" || f.value == "" {
+		return printJSON(w, v)
+	}
+	return f.print(w, v, []any{v}, nil)
+}

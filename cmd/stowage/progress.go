@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+
+	"github.com/stowage/stowage"
+)
+
+// A drawer shows progress on standard error. Its sink may be called by several goroutines;
+// wait returns when all is drawn.
+type drawer struct {
+	sink stowage.ProgressSink
+	wait func()
+}
+
+// draw makes the drawer for --progress.
+func (a *app) draw() (drawer, error) {
+	how := a.progress
+	if how == "auto" {
+		how = "plain"
+		if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+			how = "bars"
+		}
+	}
+	switch how {
+	case "none":
+		return drawer{wait: func() {}}, nil
+	case "plain":
+		return drawer{sink: stowage.SerialProgress(plain(a.err)), wait: func() {}}, nil
+	case "json":
+		enc := json.NewEncoder(a.err)
+		return drawer{sink: stowage.SerialProgress(func(e stowage.ProgressEvent) {
+			// Nobody is told if standard error is gone; the work goes on.
+			_ = enc.Encode(e)
+		}), wait: func() {}}, nil
+	case "bars":
+		b := newBars(a.err)
+		return drawer{sink: stowage.SerialProgress(b.event), wait: b.wait}, nil
+	}
+	return drawer{}, usagef("--progress %q: want auto, bars, plain, json or none", a.progress)
+}
+
+// plain prints a line for what a log should hold: what is begun, what is done, what went wrong.
+func plain(w io.Writer) func(stowage.ProgressEvent) {
+	last := map[string]time.Time{}
+	return func(e stowage.ProgressEvent) {
+		switch e.Kind {
+		case stowage.Resolving:
+			fmt.Fprintf(w, "resolving %s\n", e.Name)
+		case stowage.Resolved:
+			fmt.Fprintf(w, "resolved %s to %s\n", e.Name, e.Digest)
+		case stowage.Planned:
+			fmt.Fprintf(w, "%d blobs, %s to go\n", e.Count, humanSize(e.Total))
+		case stowage.Started:
+			last[e.Digest] = time.Now()
+			if e.Offset > 0 {
+				fmt.Fprintf(w, "%s %s goes on from %s of %s\n", short(e.Digest), e.What, humanSize(e.Offset), humanSize(e.Total))
+			}
+		case stowage.Advanced:
+			// Long transfers say every five seconds that they live.
+			if time.Since(last[e.Digest]) >= 5*time.Second {
+				last[e.Digest] = time.Now()
+				fmt.Fprintf(w, "%s %s %s of %s\n", short(e.Digest), e.What, humanSize(e.Offset), humanSize(e.Total))
+			}
+		case stowage.Done:
+			fmt.Fprintf(w, "%s %s done, %s\n", short(e.Digest), e.What, humanSize(e.Total))
+		case stowage.Reused:
+			fmt.Fprintf(w, "%s %s is here already\n", short(e.Digest), e.What)
+		case stowage.Waiting:
+			fmt.Fprintf(w, "%s %s is being fetched by another process; waiting\n", short(e.Digest), e.What)
+		case stowage.Retrying:
+			fmt.Fprintf(w, "%s retrying: %s\n", short(e.Digest), e.Message)
+		case stowage.Warning:
+			fmt.Fprintf(w, "warning: %s\n", e.Message)
+		}
+	}
+}
+
+// bars draws one bar a blob on a terminal.
+type bars struct {
+	pool *mpb.Progress
+	blob map[string]*bar
+	w    io.Writer
+}
+
+type bar struct {
+	*mpb.Bar
+	total int64
+}
+
+func newBars(w io.Writer) *bars {
+	return &bars{pool: mpb.New(mpb.WithOutput(w), mpb.WithWidth(48), mpb.WithRefreshRate(120*time.Millisecond)), blob: map[string]*bar{}, w: w}
+}
+
+func (b *bars) event(e stowage.ProgressEvent) {
+	switch e.Kind {
+	case stowage.Started:
+		if b.blob[e.Digest] != nil {
+			return
+		}
+		mb := b.pool.AddBar(e.Total,
+			mpb.PrependDecorators(decor.Name(fmt.Sprintf("%s %-8s ", short(e.Digest), e.What))),
+			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f "), decor.OnComplete(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"), "done")))
+		mb.SetCurrent(e.Offset)
+		b.blob[e.Digest] = &bar{mb, e.Total}
+	case stowage.Advanced:
+		if p := b.blob[e.Digest]; p != nil {
+			p.SetCurrent(e.Offset)
+		}
+	case stowage.Done:
+		if p := b.blob[e.Digest]; p != nil {
+			p.SetCurrent(p.total)
+			p.EnableTriggerComplete()
+		}
+	case stowage.Reused:
+		b.say("%s %-8s  is here already\n", short(e.Digest), e.What)
+	case stowage.Waiting:
+		b.say("%s %-8s  is being fetched by another process; waiting\n", short(e.Digest), e.What)
+	case stowage.Retrying:
+		b.say("%s retrying: %s\n", short(e.Digest), e.Message)
+	case stowage.Warning:
+		b.say("warning: %s\n", e.Message)
+	}
+}
+
+// say prints a line above the bars.
+func (b *bars) say(format string, args ...any) { fmt.Fprintf(b.pool, format, args...) }
+
+func (b *bars) wait() {
+	for _, p := range b.blob {
+		if !p.Completed() {
+			p.Abort(false)
+		}
+	}
+	b.pool.Wait()
+}
+
+// short is enough of a digest to tell blobs apart.
+func short(d string) string {
+	const algorithm, digits = len("sha256:"), 12
+	if len(d) >= algorithm+digits {
+		return d[algorithm : algorithm+digits]
+	}
+	return d
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/config"
+)
+
+// An app is one run of the command: what is common to all subcommands.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	ran      string // the path of the subcommand that was chosen, for hints
+
+	file, root, namespace, sync   string
+	progress, logLevel, logFormat string
+
+	conf  *config.Config
+	log   *slog.Logger
+	store *stowage.Store
+}
+
+func (a *app) command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stowage",
+		Short: "Keep container images: pull, list, check, export, import",
+		Long: `Stowage keeps container images in a folder: it pulls them from registries, and lists,
+checks, exports and imports them. An image that it lists as complete can be exported:
+now, offline, and after a power cut.`,
+		Example: `  stowage pull alpine
+  stowage images
+  stowage save -o alpine.tar alpine
+  stowage load -i alpine.tar`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              groupArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.setup(cmd) },
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		a.ran = cmd.CommandPath()
+		return usageError{err}
+	})
+	f := cmd.PersistentFlags()
+	f.StringVar(&a.root, "root", "", "folder of the store (STOWAGE_ROOT; default /var/lib/stowage as root, $XDG_DATA_HOME/stowage otherwise)")
+	f.StringVarP(&a.namespace, "namespace", "n", "", "namespace (STOWAGE_NAMESPACE, then CONTAINERD_NAMESPACE; default \"default\")")
+	f.StringVar(&a.file, "config", "", "configuration file (STOWAGE_CONFIG; default "+config.DefaultFile+", which may be absent)")
+	f.StringVar(&a.progress, "progress", "auto", "auto, bars, plain, json or none; on standard error")
+	f.StringVar(&a.logLevel, "log-level", "warn", "debug, info, warn or error; logs are on standard error")
+	f.StringVar(&a.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&a.sync, "sync", "", "full or none: whether bytes are forced to the disk (default full)")
+
+	pull, images, tag, rmi := pullCommand, lsCommand, tagCommand, rmCommand
+	image := group("image", "Work with images", []string{"i"},
+		pull(a, "pull"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"),
+		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"))
+	cmd.AddCommand(image,
+		pull(a, "pull"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
+		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
+		contentCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
+	everyCommand(cmd, func(c *cobra.Command) {
+		if c.Args != nil {
+			check := c.Args
+			c.Args = func(cmd *cobra.Command, args []string) error {
+				a.ran = cmd.CommandPath()
+				if err := check(cmd, args); err != nil {
+					return usageError{err}
+				}
+				return nil
+			}
+		}
+	})
+	return cmd
+}
+
+func everyCommand(cmd *cobra.Command, f func(*cobra.Command)) {
+	f(cmd)
+	for _, c := range cmd.Commands() {
+		everyCommand(c, f)
+	}
+}
+
+// group makes a command that only holds others.
+func group(name, short string, aliases []string, subs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: name, Short: short, Aliases: aliases, Args: groupArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(subs...)
+	return cmd
+}
+
+// groupArgs refuses what is not a subcommand, with those that are meant perhaps.
+func groupArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		msg += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return fmt.Errorf("%s", msg)
+}
+
+// setup reads the configuration; flags have the last word.
+func (a *app) setup(cmd *cobra.Command) error {
+	a.ran = cmd.CommandPath()
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+		return usagef("--log-level %q: want debug, info, warn or error", a.logLevel)
+	}
+	switch a.logFormat {
+	case "text":
+		a.log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+	case "json":
+		a.log = slog.New(slog.NewJSONHandler(a.err, &slog.HandlerOptions{Level: level}))
+	default:
+		return usagef("--log-format %q: want text or json", a.logFormat)
+	}
+	switch a.progress {
+	case "auto", "bars", "plain", "json", "none":
+	default:
+		return usagef("--progress %q: want auto, bars, plain, json or none", a.progress)
+	}
+	c, err := config.Load(a.file, os.Getenv, os.Getuid())
+	if err != nil {
+		return err
+	}
+	set := func(to *string, flag string) {
+		if flag != "" {
+			*to = flag
+		}
+	}
+	set(&c.Root, a.root)
+	set(&c.Namespace, a.namespace)
+	set(&c.Sync, a.sync)
+	if c.Sync != "full" && c.Sync != "none" {
+		return usagef("--sync %q: want full or none", c.Sync)
+	}
+	a.conf = c
+	return nil
+}
+
+// open opens the store. r says how registries are reached.
+func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
+	s, err := stowage.Open(a.conf.Root, stowage.Options{
+		Namespace: a.conf.Namespace, NoSync: a.conf.Sync == "none", Registry: r, Log: a.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.store = s
+	return s, nil
+}
+
+// local opens the store for work that asks no registry.
+func (a *app) local() (*stowage.Store, error) { return a.open(stowage.RegistryOptions{}) }
+
+func (a *app) close() error {
+	if a.store == nil {
+		return nil
+	}
+	return a.store.Close()
+}
+
+// stdin tells whether a file argument stands for standard input or output.
+func std(name string) bool { return name == "" || name == "-" }
+
+// parseLabels reads K=V arguments; K= stands for removal.
+func parseLabels(args []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, a := range args {
+		k, v, ok := strings.Cut(a, "=")
+		if !ok || k == "" {
+			return nil, usagef("label %q: want KEY=VALUE, or KEY= to remove it", a)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// choiceFlags adds --platform and --all-platforms.
+type choiceFlags struct {
+	platforms []string
+	all       bool
+}
+
+func (c *choiceFlags) add(cmd *cobra.Command, of string) {
+	cmd.Flags().StringArrayVar(&c.platforms, "platform", nil, "platform "+of+", such as linux/arm64 (repeatable)")
+	cmd.Flags().BoolVar(&c.all, "all-platforms", false, "every platform that the image lists")
+	cmd.MarkFlagsMutuallyExclusive("platform", "all-platforms")
+}
+
+func (c *choiceFlags) choice() (stowage.Choice, error) {
+	choice := stowage.Choice{All: c.all}
+	for _, s := range c.platforms {
+		p, err := stowage.ParsePlatform(s)
+		if err != nil {
+			return choice, usagef("--platform %s: %w", s, err)
+		}
+		choice.Platforms = append(choice.Platforms, p)
+	}
+	return choice, nil
+}
+
+// registryFlags say how registries are reached.
+type registryFlags struct {
+	plainHTTP bool
+	hostsDirs []string
+	user      string
+}
+
+func (r *registryFlags) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&r.plainHTTP, "plain-http", false, "speak HTTP without TLS (registries on loopback: always)")
+	cmd.Flags().StringArrayVar(&r.hostsDirs, "hosts-dir", nil, "folder with each registry's hosts.toml (repeatable)")
+	cmd.Flags().StringVarP(&r.user, "user", "u", "", "USER[:PASS]; without PASS it is asked for")
+}

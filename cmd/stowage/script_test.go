@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/imagetest"
+	"github.com/stowage/stowage/internal/registry/registrytest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"stowage": main})
+}
+
+// TestScripts runs the stories in testdata/script. Each is a manual page that is true.
+//
+// Beside testscript's own commands there are:
+//
+//	push REPO:TAG KIND   puts an image into the registry at $REG; $IMAGE_KIND is its digest
+//	blob PATH DIGEST     sets $BLOB to the file of a blob below $STOWAGE_ROOT
+//	flip FILE            changes one byte in the middle of a file
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			reg, err := registrytest.New(registrytest.Options{})
+			if err != nil {
+				return err
+			}
+			env.Defer(func() {
+				if err := reg.Close(); err != nil {
+					t.Errorf("close the registry: %v", err)
+				}
+			})
+			env.Setenv("REG", reg.Host)
+			env.Setenv("STOWAGE_ROOT", filepath.Join(env.WorkDir, "store"))
+			env.Setenv("STOWAGE_CONFIG", filepath.Join(env.WorkDir, "config.toml"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("HANGS_UP", hangsUp(env))
+			return os.WriteFile(filepath.Join(env.WorkDir, "config.toml"), nil, 0o600)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"push": cmdPush,
+			"blob": cmdBlob,
+			"flip": cmdFlip,
+		},
+	})
+}
+
+// hangsUp starts a server that is no registry and gives its address.
+func hangsUp(env *testscript.Env) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = w.Write([]byte("<html>welcome</html>")) // the client may be gone
+	}))
+	env.Defer(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+// fixture builds the images that scripts name by kind.
+func fixture(kind string) (*imagetest.Image, error) {
+	tars := []imagetest.Tar{imagetest.Seeded(1, 20_000), imagetest.Seeded(2, 300_000), imagetest.Seeded(3, 5_000)}
+	spec := func(p stowage.Platform, env string) (*imagetest.Image, error) {
+		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, tars...), Platform: p, Env: []string{env}}.Build("")
+	}
+	switch kind {
+	case "first":
+		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, tars...), Docker: true}.Build("")
+	case "recompressed": // the layers of first, compressed in another way
+		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Zstd, tars...)}.Build("")
+	case "octet": // as Docker before 1.10 pushed it: redis:2.8.23
+		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, tars...), Docker: true, ConfigType: imagetest.OctetStream}.Build("")
+	case "multi":
+		host, err := spec(stowage.Platform{OS: "linux", Architecture: "amd64"}, "A=host")
+		if err != nil {
+			return nil, err
+		}
+		arm, err := imagetest.Spec{
+			Layers:   imagetest.Layers(imagetest.Gzip, imagetest.Seeded(7, 40_000)),
+			Platform: stowage.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"},
+		}.Build("")
+		if err != nil {
+			return nil, err
+		}
+		return imagetest.Index(host, arm, imagetest.Attestation(host)), nil
+	case "artifact":
+		return imagetest.Artifact("application/vnd.example.sbom", []byte("{}\n"), nil), nil
+	}
+	return nil, os.ErrNotExist
+}
+
+func cmdPush(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: push REPO:TAG KIND")
+	}
+	img, err := fixture(args[1])
+	ts.Check(err)
+	repo, tag, _ := strings.Cut(args[0], ":")
+	ts.Check(imagetest.Push(context.Background(), ts.Getenv("REG"), repo, tag, img))
+	ts.Setenv("IMAGE_"+args[1], img.Root.Digest.String())
+	for i, b := range img.Blobs {
+		ts.Setenv("BLOB"+string(rune('0'+i))+"_"+args[1], b.Digest.String())
+	}
+}
+
+func cmdBlob(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: blob DIGEST")
+	}
+	d := digest.Digest(args[0])
+	ts.Check(d.Validate())
+	ts.Setenv("BLOB", filepath.Join(ts.Getenv("STOWAGE_ROOT"), "content", "blobs", d.Algorithm().String(), d.Encoded()))
+}
+
+func cmdFlip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flip FILE")
+	}
+	name := ts.MkAbs(args[0])
+	ts.Check(os.Chmod(name, 0o644))
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	b[len(b)/2] ^= 0x40
+	ts.Check(os.WriteFile(name, b, 0o644))
+}

@@ -1,0 +1,129 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
+)
+
+// An ImageFinding is what was found of one image. It is in order when State is complete and
+// nothing is missing or corrupt.
+type ImageFinding struct {
+	Name    string         `json:"name"`
+	Digest  image.Digest   `json:"digest"`
+	State   metadata.State `json:"state"`
+	Blobs   int            `json:"blobs"` // that were looked at
+	Missing []image.Digest `json:"missing,omitempty"`
+	Corrupt []image.Digest `json:"corrupt,omitempty"`
+	Absent  []string       `json:"absent,omitempty"` // platforms that nobody asked for, and that are not here
+}
+
+// Whole tells whether nothing is wrong.
+func (f ImageFinding) Whole() bool {
+	return f.State == metadata.Complete && len(f.Missing) == 0 && len(f.Corrupt) == 0
+}
+
+// CheckImage looks for every blob that an image needs on the platforms it is wanted for: on the
+// disk, whatever the rows say, and with the right size. With verify it also reads them all and
+// compares their digests. What it finds missing is recorded, so that the image no longer counts
+// as complete.
+func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, ns string, img metadata.Image, verify bool) (ImageFinding, error) {
+	f := ImageFinding{Name: img.Name, Digest: img.Target.Digest, State: img.State}
+	var lost, found []image.Digest
+	seen := map[image.Digest]bool{}
+	look := func(d image.Descriptor) error {
+		if seen[d.Digest] {
+			return nil
+		}
+		seen[d.Digest] = true
+		f.Blobs++
+		info, err := store.Info(ctx, d.Digest)
+		switch {
+		case errdefs.IsNotFound(err):
+			f.Missing = append(f.Missing, d.Digest)
+			lost = append(lost, d.Digest)
+		case err != nil:
+			return err
+		case info.Size != d.Size:
+			f.Corrupt = append(f.Corrupt, d.Digest)
+		default:
+			found = append(found, d.Digest)
+		}
+		return nil
+	}
+	meant := map[image.Digest]bool{}
+	for _, p := range img.Platforms {
+		if p.State == metadata.Absent {
+			f.Absent = append(f.Absent, image.FormatPlatform(p.Platform))
+		} else {
+			meant[p.Manifest.Digest] = true
+		}
+	}
+	// What the documents say is read from the rows: a manifest whose bytes are damaged is then
+	// one finding, and not the end of the search.
+	var walk func(d image.Descriptor) error
+	walk = func(d image.Descriptor) error {
+		if seen[d.Digest] {
+			return nil
+		}
+		if err := look(d); err != nil {
+			return err
+		}
+		doc, err := meta.Document(ctx, d.Digest)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for c := range doc.Children() {
+			switch {
+			case c.Place != image.PlaceManifest:
+				if !image.NonDistributable(c.Descriptor) {
+					err = look(c.Descriptor)
+				}
+			case meant[c.Digest] || isIndex(ctx, meta, c.Digest):
+				err = walk(c.Descriptor)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := walk(img.Target); err != nil {
+		return f, fmt.Errorf("check %s: %w", img.Name, err)
+	}
+	if verify {
+		err := VerifyBlobs(ctx, store, found, func(b BlobFinding) {
+			switch b.Verdict {
+			case Corrupt:
+				f.Corrupt = append(f.Corrupt, b.Digest)
+			case Missing:
+				f.Missing = append(f.Missing, b.Digest)
+				lost = append(lost, b.Digest)
+			}
+		})
+		if err != nil {
+			return f, fmt.Errorf("check %s: %w", img.Name, err)
+		}
+	}
+	if len(lost) > 0 {
+		now, err := meta.Recheck(ctx, ns, img.Name, lost)
+		if err != nil {
+			return f, fmt.Errorf("check %s: %w", img.Name, err)
+		}
+		f.State = now.State
+	}
+	return f, nil
+}
+
+func isIndex(ctx context.Context, meta *metadata.Store, d image.Digest) bool {
+	doc, err := meta.Document(ctx, d)
+	return err == nil && doc.Index
+}

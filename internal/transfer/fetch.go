@@ -1,0 +1,200 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/par"
+	"github.com/stowage/stowage/internal/progress"
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry"
+)
+
+// A Registry is what a pull asks of registries; *[registry.Client] answers it.
+type Registry interface {
+	blobs
+	Resolve(ctx context.Context, r ref.Reference) (registry.Resolved, error)
+	Manifest(ctx context.Context, r ref.Reference, d image.Descriptor) ([]byte, error)
+}
+
+// blobs is what a fetcher asks for.
+type blobs interface {
+	// Blob reads d from offset to its end, over as many connections as it takes.
+	Blob(ctx context.Context, r ref.Reference, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error)
+}
+
+// flushEvery bounds what a power cut can cost a pull that takes long: what is whole is made
+// durable at least this often, and otherwise once, at the end.
+const flushEvery = time.Minute
+
+// Count is a number of blobs and their bytes.
+type Count struct {
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (c *Count) add(n int64) { c.Blobs++; c.Bytes += n }
+
+// A fetcher brings blobs from a registry into the content store, each written and hashed as it
+// arrives. What other processes are fetching at the same time is waited for, not fetched again.
+type fetcher struct {
+	content content.Store
+	from    blobs
+	source  ref.Reference
+	streams int
+	sink    progress.Sink
+
+	mu      sync.Mutex
+	fetched Count
+	reused  Count
+	absent  []image.Digest   // optional blobs that the registry does not have
+	busy    []need           // blobs that another writer has
+	whole   []content.Ingest // done, and not yet committed
+	flushed time.Time
+}
+
+// run brings every one of blobs. It never waits for another writer while it keeps one waiting:
+// first it fetches what nobody else does and commits that, then it turns to the rest. So two
+// pulls that share blobs in a different order cannot wait for each other.
+func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
+	f.flushed = time.Now()
+	defer func() {
+		// What is whole but not committed is kept for the next try.
+		for _, in := range f.whole {
+			err = errors.Join(err, in.Close())
+		}
+	}()
+	err = par.Each(ctx, f.streams, blobs, func(ctx context.Context, b need) error {
+		in, err := f.fetch(ctx, b, false)
+		if in == nil {
+			return err
+		}
+		return f.keep(ctx, in)
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.flush(ctx); err != nil {
+		return err
+	}
+	return par.Each(ctx, f.streams, f.busy, func(ctx context.Context, b need) error {
+		f.sink.Send(progress.Event{Kind: progress.Waiting, Digest: b.Digest.String(), What: b.what, Total: b.Size})
+		in, err := f.fetch(ctx, b, true)
+		if in == nil {
+			return err
+		}
+		return f.content.Commit(ctx, in)
+	})
+}
+
+// keep adds a whole ingest to those to be committed, and commits them when it is time.
+func (f *fetcher) keep(ctx context.Context, in content.Ingest) error {
+	f.mu.Lock()
+	f.whole = append(f.whole, in)
+	due := time.Since(f.flushed) >= flushEvery
+	f.mu.Unlock()
+	if due {
+		return f.flush(ctx)
+	}
+	return nil
+}
+
+func (f *fetcher) flush(ctx context.Context) error {
+	f.mu.Lock()
+	batch := f.whole
+	f.whole = nil
+	f.flushed = time.Now()
+	f.mu.Unlock()
+	if len(batch) == 0 {
+		return nil
+	}
+	f.sink.Send(progress.Event{Kind: progress.Flushing, Count: len(batch)})
+	return f.content.Commit(ctx, batch...)
+}
+
+// fetch brings one blob into an ingest, whole and checked. It returns nil with no error when
+// there is nothing to commit: the blob is there, or is left to its other writer.
+func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest, error) {
+	in, err := f.content.Begin(ctx, b.Digest.String(), content.Want{Digest: b.Digest, Size: b.Size, Wait: wait})
+	switch {
+	case errdefs.IsAlreadyExists(err):
+		f.tell(progress.Reused, b, b.Size)
+		f.mu.Lock()
+		f.reused.add(b.Size)
+		f.mu.Unlock()
+		return nil, nil
+	case !wait && errdefs.IsUnavailable(err):
+		f.mu.Lock()
+		f.busy = append(f.busy, b)
+		f.mu.Unlock()
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	resumed := in.Offset()
+	f.tell(progress.Started, b, resumed)
+	err = f.fill(ctx, in, b)
+	if err == nil && resumed > 0 && in.Digest() != b.Digest {
+		// The bytes that were kept, or those that came now, are wrong, and nothing tells
+		// which. One try from the start decides it.
+		f.retrying(b, &content.MismatchError{Want: b.Digest, Got: in.Digest()})
+		if err = in.Reset(); err == nil {
+			resumed = 0
+			err = f.fill(ctx, in, b)
+		}
+	}
+	if err == nil && in.Digest() != b.Digest {
+		err = &content.MismatchError{Want: b.Digest, Got: in.Digest()}
+		return nil, fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, errors.Join(err, in.Abort()))
+	}
+	if b.optional && errdefs.IsNotFound(err) {
+		f.mu.Lock()
+		f.absent = append(f.absent, b.Digest)
+		f.mu.Unlock()
+		return nil, in.Abort()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, errors.Join(err, in.Close()))
+	}
+	f.tell(progress.Done, b, b.Size)
+	f.mu.Lock()
+	f.fetched.Blobs++
+	f.fetched.Bytes += b.Size - resumed
+	f.mu.Unlock()
+	return in, nil
+}
+
+// fill reads what in lacks.
+func (f *fetcher) fill(ctx context.Context, in content.Ingest, b need) error {
+	if in.Offset() == b.Size {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	body, err := f.from.Blob(ctx, f.source, b.Descriptor, in.Offset(), func(err error) { f.retrying(b, err) })
+	if err != nil {
+		return err
+	}
+	err = pump(ctx, in, body, b.Size, func(offset int64) { f.tell(progress.Advanced, b, offset) })
+	if err != nil {
+		// What still comes is not waited for.
+		cancel()
+	}
+	return errors.Join(err, body.Close())
+}
+
+func (f *fetcher) tell(kind progress.Kind, b need, offset int64) {
+	f.sink.Send(progress.Event{Kind: kind, Digest: b.Digest.String(), What: b.what, Offset: offset, Total: b.Size})
+}
+
+func (f *fetcher) retrying(b need, err error) {
+	f.sink.Send(progress.Event{Kind: progress.Retrying, Digest: b.Digest.String(), What: b.what, Message: err.Error()})
+}

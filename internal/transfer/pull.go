@@ -1,0 +1,361 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/par"
+	"github.com/stowage/stowage/internal/progress"
+	"github.com/stowage/stowage/internal/ref"
+)
+
+// sourceLabel on a blob names the repositories it was fetched from, as containerd does, so that
+// it can be fetched again, or mounted across repositories when it is pushed.
+const sourceLabel = "containerd.io/distribution.source."
+
+// defaultStreams is how many blobs are moved at once. On two cores and loopback, four keep both
+// busy; more only share them out differently.
+const defaultStreams = 4
+
+// PullOptions tunes [Pull]. The zero value pulls the host's platform.
+type PullOptions struct {
+	Choice
+	Streams  int  // blobs fetched at once; 0: 4
+	OnlyPlan bool // find out what would be done, and do nothing
+	// OnlyChosen leaves out the manifests and configs of the platforms that were not chosen.
+	OnlyChosen bool
+	Progress   progress.Sink
+}
+
+// PullResult is what a pull did, or with OnlyPlan what it would do.
+type PullResult struct {
+	Name      string       `json:"name"`
+	Digest    image.Digest `json:"digest"`
+	MediaType string       `json:"mediaType"`
+	Platforms []string     `json:"platforms"`
+	Fetched   Count        `json:"fetched"`
+	Reused    Count        `json:"reused"`
+	Unpacked  bool         `json:"unpacked"`
+	Seconds   float64      `json:"seconds"`
+}
+
+// Pull brings the image that r names from a registry into the store, whole, and gives it that
+// name. Blobs that are there already are reused, whatever brought them. A pull that is cut off
+// leaves what it fetched for the next one, and the name as it was.
+func Pull(ctx context.Context, s Store, reg Registry, r ref.Reference, o PullOptions) (*PullResult, error) {
+	begun := time.Now()
+	o.Progress.Send(progress.Event{Kind: progress.Resolving, Name: r.String()})
+	found, err := reg.Resolve(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", r, err)
+	}
+	o.Progress.Send(progress.Event{Kind: progress.Resolved, Name: r.String(), Digest: found.Digest.String()})
+	p := newPull(s, reg, r, o)
+	if found.Body != nil {
+		p.bodies[found.Digest] = found.Body
+	}
+	res, err := p.run(ctx, found.Descriptor)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", r, err)
+	}
+	res.Seconds = time.Since(begun).Seconds()
+	if !o.OnlyPlan {
+		o.Progress.Send(progress.Event{Kind: progress.Finished, Name: res.Name, Digest: res.Digest.String()})
+	}
+	return res, nil
+}
+
+// A pull is one running [Pull].
+type pull struct {
+	Store
+	reg    Registry
+	source ref.Reference // also the name that the image gets
+	o      PullOptions
+
+	mu     sync.Mutex
+	bodies map[image.Digest][]byte // documents that came from the registry
+}
+
+func newPull(s Store, reg Registry, r ref.Reference, o PullOptions) *pull {
+	if o.Streams < 1 {
+		o.Streams = defaultStreams
+	}
+	return &pull{Store: s, reg: reg, source: r, o: o, bodies: map[image.Digest][]byte{}}
+}
+
+// run brings what is below root, and names it.
+func (p *pull) run(ctx context.Context, root image.Descriptor) (*PullResult, error) {
+	sel, t, err := p.selection(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	blobs := sel.all()
+	if p.o.OnlyChosen {
+		blobs = blobs[:len(sel.needed)+len(sel.attached)]
+	}
+	res := &PullResult{Name: p.source.String(), Digest: root.Digest, MediaType: root.MediaType, Platforms: []string{}}
+	for _, d := range sel.manifests {
+		if d.Platform != nil {
+			res.Platforms = append(res.Platforms, image.FormatPlatform(*d.Platform))
+		}
+	}
+	if err := p.plan(ctx, blobs, res); err != nil || p.o.OnlyPlan {
+		return res, err
+	}
+	if res.Fetched.Blobs == 0 && p.recorded(ctx, root, sel.manifests) {
+		return res, nil
+	}
+	err = p.bring(ctx, t, blobs, res, func() (metadata.Batch, error) {
+		docs, err := p.documents(ctx, t)
+		put := metadata.PutImage{Name: p.source.String(), Target: root}
+		for _, d := range sel.manifests {
+			put.Want = append(put.Want, d.Digest)
+		}
+		return metadata.Batch{Documents: docs, Images: []metadata.PutImage{put}}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// selection reads the documents of the image, from the store where they are there, and finds out
+// which blobs are to be had.
+func (p *pull) selection(ctx context.Context, root image.Descriptor) (selection, *image.Tree, error) {
+	// A tree may lack documents, but not its root.
+	if _, err := p.document(ctx, root); err != nil {
+		return selection{}, nil, err
+	}
+	t, err := image.ReadTree(ctx, root, func(ctx context.Context, d image.Descriptor) ([]byte, error) {
+		b, err := p.document(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		if doc, err := image.ParseDocument(b); err == nil && doc.Index {
+			p.prefetch(ctx, doc.Manifests)
+		}
+		return b, nil
+	})
+	if err != nil {
+		return selection{}, nil, err
+	}
+	if doc := t.Document(root.Digest); len(p.o.Platforms) > 0 && doc.IsImage() {
+		if err := p.checkLone(ctx, doc); err != nil {
+			return selection{}, nil, err
+		}
+	}
+	chosen, err := selectPlatforms(t, p.o.Choice, []image.Platform{image.Host()})
+	if err != nil {
+		return selection{}, nil, err
+	}
+	sel, err := selectBlobs(t, chosen)
+	return sel, t, err
+}
+
+// document gets a manifest or index from the store, or else from the registry.
+func (p *pull) document(ctx context.Context, d image.Descriptor) ([]byte, error) {
+	p.mu.Lock()
+	b := p.bodies[d.Digest]
+	p.mu.Unlock()
+	if b != nil {
+		return b, nil
+	}
+	b, err := content.ReadBlob(ctx, p.Content, d.Digest, image.MaxDocument)
+	if errdefs.IsNotFound(err) {
+		b, err = p.reg.Manifest(ctx, p.source, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.bodies[d.Digest] = b
+	p.mu.Unlock()
+	return b, nil
+}
+
+// prefetch gets the manifests of an index side by side. What fails is asked for again, one by
+// one, by whoever needs it.
+func (p *pull) prefetch(ctx context.Context, manifests []image.Descriptor) {
+	_ = par.Each(ctx, 2*defaultStreams, manifests, func(ctx context.Context, d image.Descriptor) error {
+		if d.Size <= image.MaxDocument {
+			_, _ = p.document(ctx, d)
+		}
+		return nil
+	})
+}
+
+// plan counts what is to be fetched and what is here.
+func (p *pull) plan(ctx context.Context, blobs []need, res *PullResult) error {
+	for _, n := range blobs {
+		ok, err := p.have(ctx, n.Descriptor)
+		if err != nil {
+			return err
+		}
+		if ok {
+			res.Reused.add(n.Size)
+		} else {
+			res.Fetched.add(n.Size)
+		}
+	}
+	p.o.Progress.Send(progress.Event{Kind: progress.Planned, Name: p.source.String(), Count: res.Fetched.Blobs, Total: res.Fetched.Bytes})
+	return nil
+}
+
+// recorded tells whether the name stands for root already, with all chosen manifests complete.
+func (p *pull) recorded(ctx context.Context, root image.Descriptor, chosen []image.Descriptor) bool {
+	img, err := p.Meta.Image(ctx, p.Namespace, p.source.String())
+	if err != nil || img.Target.Digest != root.Digest {
+		return false
+	}
+	state := map[image.Digest]metadata.PlatformState{}
+	for _, s := range img.Platforms {
+		state[s.Manifest.Digest] = s
+	}
+	for _, d := range chosen {
+		if s := state[d.Digest]; s.State != metadata.Complete || !s.Wanted {
+			return false
+		}
+	}
+	return true
+}
+
+// bring fetches what is missing of blobs and writes their rows, together with those of the batch
+// that rows makes once the blobs are there.
+func (p *pull) bring(ctx context.Context, t *image.Tree, blobs []need, res *PullResult, rows func() (metadata.Batch, error)) (err error) {
+	digests := make([]image.Digest, len(blobs))
+	for i, n := range blobs {
+		digests[i] = n.Digest
+	}
+	hold, err := p.Meta.Hold(ctx, p.Namespace, digests...)
+	if err != nil {
+		return err
+	}
+	released := false
+	defer func() {
+		if !released {
+			err = errors.Join(err, hold.Release(context.WithoutCancel(ctx)))
+		}
+	}()
+	f := &fetcher{content: p.Content, from: p, source: p.source, streams: p.o.Streams, sink: p.o.Progress}
+	if err := f.run(ctx, blobs); err != nil {
+		return err
+	}
+	res.Fetched, res.Reused = f.fetched, f.reused
+
+	batch, err := rows()
+	if err != nil {
+		return err
+	}
+	label := map[string]string{sourceLabel + p.source.Registry(): p.source.Repository()}
+	for _, n := range blobs {
+		if !slices.Contains(f.absent, n.Digest) {
+			batch.Blobs = append(batch.Blobs, metadata.Blob{Digest: n.Digest, Size: n.Size, Labels: label})
+		}
+	}
+	batch.Release = hold
+	if _, err := p.Meta.Apply(ctx, p.Namespace, batch); err != nil {
+		return err
+	}
+	released = true
+	return nil
+}
+
+// Blob reads a blob from what the pull has in memory already, or from the registry.
+func (p *pull) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error) {
+	p.mu.Lock()
+	b := p.bodies[d.Digest]
+	p.mu.Unlock()
+	if b != nil && offset <= int64(len(b)) {
+		return io.NopCloser(bytes.NewReader(b[offset:])), nil
+	}
+	return p.reg.Blob(ctx, r, d, offset, onFault)
+}
+
+// checkLone refuses an image without an index that is for none of the platforms asked for. Only
+// its config says what it is for; that is read before the layers come.
+func (p *pull) checkLone(ctx context.Context, doc *image.Document) error {
+	b, err := content.ReadBlob(ctx, p.Content, doc.Config.Digest, image.MaxConfig)
+	if errdefs.IsNotFound(err) {
+		b, err = p.readConfig(ctx, *doc.Config)
+	}
+	if err != nil {
+		return err
+	}
+	c, err := image.ParseConfig(b)
+	if err != nil {
+		return fmt.Errorf("config %s: %w", doc.Config.Digest, err)
+	}
+	if !image.Match(p.o.Platforms, c.Platform) {
+		return fmt.Errorf("the image is for %s alone: %w", image.FormatPlatform(c.Platform), errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+// readConfig reads a config from the registry and remembers it for the fetcher.
+func (p *pull) readConfig(ctx context.Context, d image.Descriptor) ([]byte, error) {
+	if d.Size > image.MaxConfig {
+		return nil, fmt.Errorf("config %s has %d bytes where at most %d are read: %w", d.Digest, d.Size, image.MaxConfig, errdefs.ErrInvalidArgument)
+	}
+	body, err := p.reg.Blob(ctx, p.source, d, 0, func(error) {})
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(body, d.Size+1))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, err
+	}
+	if err := image.Verify(d, b); err != nil {
+		return nil, err
+	}
+	p.bodies[d.Digest] = b
+	return b, nil
+}
+
+// config reads the config of a manifest from the store.
+func (s Store) config(ctx context.Context, doc *image.Document) (*image.Config, error) {
+	b, err := content.ReadBlob(ctx, s.Content, doc.Config.Digest, image.MaxConfig)
+	if err != nil {
+		return nil, err
+	}
+	c, err := image.ParseConfig(b)
+	if err != nil {
+		return nil, fmt.Errorf("config %s: %w", doc.Config.Digest, err)
+	}
+	return c, nil
+}
+
+// documents lists the documents of t that are in the store, each with the platform that its
+// config states.
+func (s Store) documents(ctx context.Context, t *image.Tree) ([]metadata.Document, error) {
+	var list []metadata.Document
+	for _, d := range t.Documents() {
+		doc := *t.Document(d.Digest)
+		if ok, err := s.have(ctx, d); err != nil {
+			return nil, err
+		} else if !ok {
+			continue
+		}
+		if doc.Platform == nil && doc.IsImage() && d.Platform == nil {
+			c, err := s.config(ctx, &doc)
+			switch {
+			case err == nil:
+				doc.Platform = &c.Platform
+			case !errdefs.IsNotFound(err):
+				return nil, err
+			}
+		}
+		list = append(list, metadata.Document{Digest: d.Digest, Size: d.Size, Document: doc})
+	}
+	return list, nil
+}

@@ -1,0 +1,98 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/stowage/stowage/internal/content"
+)
+
+const (
+	// chunk is what is read, hashed and written at a time. Below 256 KiB the calls begin to
+	// show, above it the processor's caches are left.
+	chunk = 256 << 10
+	// ahead is how many chunks are under way: one read, one waiting, one written.
+	ahead = 3
+	// tellEvery spaces out the progress of one blob.
+	tellEvery = 100 * time.Millisecond
+)
+
+// pump writes what is left of r to in, which must end up with size bytes, unless that is
+// negative: unknown. While one chunk is
+// hashed and written the next one is read, so that a single large layer keeps both the source
+// and the disk busy. After an error of in, r is read no further than the chunk that is under way.
+func pump(ctx context.Context, in content.Ingest, r io.Reader, size int64, tell func(offset int64)) error {
+	if size >= 0 && size-in.Offset() <= chunk {
+		return pumpSmall(in, r, size)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	full, free := make(chan []byte, ahead), make(chan []byte, ahead)
+	for range ahead {
+		free <- make([]byte, chunk)
+	}
+	var readErr error
+	go func() {
+		defer close(full)
+		for buf := range free {
+			if readErr = ctx.Err(); readErr != nil {
+				return
+			}
+			n, err := io.ReadFull(r, buf[:chunk])
+			if n > 0 {
+				full <- buf[:n]
+			}
+			if err != nil {
+				if !atEnd(err) {
+					readErr = err
+				}
+				return
+			}
+		}
+	}()
+	var writeErr error
+	told := time.Now()
+	for buf := range full {
+		if writeErr == nil {
+			if _, writeErr = in.WriteAt(buf, in.Offset()); writeErr != nil {
+				cancel()
+			}
+		}
+		if now := time.Now(); now.Sub(told) >= tellEvery {
+			told = now
+			tell(in.Offset())
+		}
+		free <- buf
+	}
+	if writeErr != nil {
+		return writeErr
+	}
+	return ended(in, size, readErr)
+}
+
+// pumpSmall is [pump] for what fits into one chunk.
+func pumpSmall(in content.Ingest, r io.Reader, size int64) error {
+	// One byte more than is expected, to see whether there is one.
+	buf := make([]byte, size-in.Offset()+1)
+	n, err := io.ReadFull(r, buf)
+	if n > 0 {
+		if _, err := in.WriteAt(buf[:n], in.Offset()); err != nil {
+			return err
+		}
+	}
+	if atEnd(err) {
+		err = nil
+	}
+	return ended(in, size, err)
+}
+
+func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+func ended(in content.Ingest, size int64, readErr error) error {
+	if readErr == nil && size >= 0 && in.Offset() != size {
+		return &content.SizeError{Digest: in.Want().Digest, Want: size, Got: in.Offset()}
+	}
+	return readErr
+}

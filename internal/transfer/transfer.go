@@ -1,0 +1,104 @@
+// Package transfer moves images: from a registry into the store (pull), from the store into an
+// archive (export) and back (import).
+//
+// It owns the order of things. Bytes go through once, hashed and written as they arrive, and are
+// never read back; what is whole is made durable with one flush; only then are the rows written,
+// in one transaction that checks that the bytes are there. A hold keeps the collector away from
+// all that a running transfer counts on.
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
+)
+
+// A Store is where images are kept: bytes, rows, and the namespace to work in.
+type Store struct {
+	Content   content.Store
+	Meta      *metadata.Store
+	Namespace string
+}
+
+// A MissingError reports blobs of an image that are not in the store.
+type MissingError struct {
+	Name    string // of the image
+	Missing []image.Descriptor
+}
+
+func (e *MissingError) Error() string {
+	list := make([]string, len(e.Missing))
+	for i, d := range e.Missing {
+		list[i] = d.Digest.String()
+	}
+	noun := "blobs are"
+	if len(list) == 1 {
+		noun = "blob is"
+	}
+	return fmt.Sprintf("%s is not complete: %d %s missing: %s", e.Name, len(list), noun, strings.Join(list, " "))
+}
+
+// Unwrap makes a MissingError an [errdefs.ErrNotFound].
+func (e *MissingError) Unwrap() error { return errdefs.ErrNotFound }
+
+// tree reads the documents below root that the store has; the others are left absent.
+func (s Store) tree(ctx context.Context, root image.Descriptor) (*image.Tree, error) {
+	return image.ReadTree(ctx, root, func(ctx context.Context, d image.Descriptor) ([]byte, error) {
+		return content.ReadBlob(ctx, s.Content, d.Digest, image.MaxDocument)
+	})
+}
+
+// have tells whether the bytes of d are in the store, with the size that d says.
+func (s Store) have(ctx context.Context, d image.Descriptor) (bool, error) {
+	info, err := s.Content.Info(ctx, d.Digest)
+	switch {
+	case errdefs.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, err
+	case info.Size != d.Size:
+		return false, fmt.Errorf("blob %s: %w", d.Digest, &content.SizeError{Digest: d.Digest, Want: d.Size, Got: info.Size})
+	}
+	return true, nil
+}
+
+// missing lists those of descriptors whose bytes are not in the store.
+func (s Store) missing(ctx context.Context, descriptors []image.Descriptor) ([]image.Descriptor, error) {
+	var gone []image.Descriptor
+	for _, d := range descriptors {
+		ok, err := s.have(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			gone = append(gone, d)
+		}
+	}
+	return gone, nil
+}
+
+// hold keeps digests from collection until release. A store that cannot be written is one that
+// nobody collects: there it holds nothing.
+func (s Store) hold(ctx context.Context, digests []image.Digest) (release func() error, err error) {
+	h, err := s.Meta.Hold(ctx, s.Namespace, digests...)
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EACCES) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return h.Release(context.WithoutCancel(ctx)) }, nil
+}
+
+// joinRelease ends a hold and joins its failure to that of the work.
+func joinRelease(release func() error, err *error) {
+	*err = errors.Join(*err, release())
+}

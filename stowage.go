@@ -1,0 +1,163 @@
+// Package stowage keeps container images: it pulls them from registries into a store in a
+// folder, lists, checks, exports and imports them.
+//
+// An image that a [Store] lists as complete can be exported: now, offline, and after a power cut.
+// Several processes may use one folder at once.
+//
+//	store, err := stowage.Open("/var/lib/stowage", stowage.Options{})
+//	...
+//	defer store.Close()
+//	res, err := store.Pull(ctx, "alpine", stowage.PullOptions{})
+//
+// Errors answer to the kinds of github.com/containerd/errdefs.
+package stowage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/content/dir"
+	"github.com/stowage/stowage/internal/gc"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/kv/bolt"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry"
+	"github.com/stowage/stowage/internal/transfer"
+	"github.com/stowage/stowage/internal/vfs"
+)
+
+// Options tunes [Open]. The zero value is a durable store on the default namespace.
+type Options struct {
+	Namespace string // empty: default
+	// NoSync leaves it to the kernel when bytes reach the disk. A power cut can then damage
+	// the store; it is for machines that are thrown away.
+	NoSync bool
+	// Registry says how registries are reached.
+	Registry RegistryOptions
+	// Log is told what operators should know; nil: nobody.
+	Log *slog.Logger
+}
+
+// A Store is a folder with images. Goroutines may share it.
+type Store struct {
+	root    string
+	nosync  bool
+	ns      string
+	db      kv.DB
+	meta    *metadata.Store
+	content content.Store
+	reg     *registry.Client
+}
+
+// Open opens the store in the folder root, which is made if it is not there. The caller closes
+// it. A folder that cannot be written can still be read.
+func Open(root string, o Options) (*Store, error) {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := makeRoot(root); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	disk, err := vfs.OS(root)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	if o.NoSync {
+		disk = vfs.NoSync(disk)
+	}
+	blobs, err := dir.Open(disk)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	db, err := bolt.Open(filepath.Join(root, "metadata", "meta.db"), bolt.Options{NoSync: o.NoSync})
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, err)
+	}
+	o.Registry.Log = o.Log
+	return &Store{
+		root: root, nosync: o.NoSync, ns: o.Namespace, db: db,
+		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")),
+		content: blobs, reg: registry.New(o.Registry),
+	}, nil
+}
+
+// makeRoot makes the folders of a store. Images may hold secrets: the folder is its owner's.
+func makeRoot(root string) error {
+	for _, d := range []string{root, filepath.Join(root, "metadata")} {
+		if info, err := os.Stat(d); err == nil && info.IsDir() {
+			continue
+		}
+		if err := os.MkdirAll(d, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the use of the store.
+func (s *Store) Close() error {
+	s.reg.Close()
+	return s.db.Close()
+}
+
+// Root is the folder of the store.
+func (s *Store) Root() string { return s.root }
+
+// Namespace is the one that the store was opened on.
+func (s *Store) Namespace() string { return s.ns }
+
+// place is the store as transfers see it.
+func (s *Store) place() transfer.Store {
+	return transfer.Store{Content: s.content, Meta: s.meta, Namespace: s.ns}
+}
+
+// Compact gives the space that the metadata no longer needs back to the disk.
+func (s *Store) Compact(ctx context.Context) error { return s.db.Compact(ctx) }
+
+// Prune deletes what no image, lease or running operation refers to.
+func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	r, err := gc.Run(ctx, s.meta, s.content, o)
+	if err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
+	return &r, nil
+}
+
+// digestOf reads a digest that a person typed: whole, or a unique prefix of one that is stored.
+func (s *Store) digestOf(ctx context.Context, text string) (image.Digest, error) {
+	if d := image.Digest(text); content.Validate(d) == nil {
+		return d, nil
+	}
+	algorithm, hex, ok := ref.ParseDigestPrefix(text)
+	if !ok {
+		return "", fmt.Errorf("%q is not a digest: %w", text, errdefs.ErrInvalidArgument)
+	}
+	list, err := s.meta.BlobsByPrefix(ctx, s.ns, algorithm+":"+hex)
+	if err != nil {
+		return "", err
+	}
+	switch len(list) {
+	case 0:
+		return "", fmt.Errorf("blob %s: %w", text, errdefs.ErrNotFound)
+	case 1:
+		return list[0].Digest, nil
+	}
+	return "", fmt.Errorf("blob %s: %d blobs begin so; give more digits: %w", text, len(list), errdefs.ErrInvalidArgument)
+}

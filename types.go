@@ -1,0 +1,106 @@
+package stowage
+
+import (
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/doctor"
+	"github.com/stowage/stowage/internal/gc"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/progress"
+	"github.com/stowage/stowage/internal/registry"
+	"github.com/stowage/stowage/internal/transfer"
+)
+
+// The types that the library's functions take and give.
+type (
+	// Digest names exact bytes as algorithm:hex.
+	Digest = image.Digest
+	// Descriptor is a typed pointer to a blob.
+	Descriptor = image.Descriptor
+	// Platform is an operating system, an architecture, and what narrows them.
+	Platform = image.Platform
+	// Choice says which platforms of an image are meant.
+	Choice = transfer.Choice
+
+	// Image is a name with its root descriptor, and what of it is here.
+	Image = metadata.Image
+	// State says how much of an image or a platform is here.
+	State = metadata.State
+	// Blob is a blob as the namespace knows it.
+	Blob = metadata.Blob
+	// Lease is a named hold that keeps what it lists from collection.
+	Lease = metadata.Lease
+	// Edge says that one blob keeps another alive.
+	Edge = metadata.Edge
+	// IngestStatus describes a blob that is being written.
+	IngestStatus = content.Status
+
+	// RegistryOptions says how registries are reached.
+	RegistryOptions = registry.Options
+	// PullOptions tunes [Store.Pull].
+	PullOptions = transfer.PullOptions
+	// PullResult is what a pull did.
+	PullResult = transfer.PullResult
+	// ImportOptions tunes [Store.Import].
+	ImportOptions = transfer.ImportOptions
+	// ImportResult is what an import brought.
+	ImportResult = transfer.ImportResult
+	// MissingError reports blobs of an image that are not in the store.
+	MissingError = transfer.MissingError
+	// Count is a number of blobs and their bytes.
+	Count = transfer.Count
+
+	// ImageFinding is what [Store.CheckImage] found.
+	ImageFinding = doctor.ImageFinding
+	// BlobFinding is what [Store.Verify] found of one blob.
+	BlobFinding = doctor.BlobFinding
+	// PruneOptions tunes [Store.Prune].
+	PruneOptions = gc.Options
+	// PruneReport is what a collection took away.
+	PruneReport = gc.Report
+
+	// ProgressEvent is one thing that happened during a long operation.
+	ProgressEvent = progress.Event
+	// ProgressSink takes events, from several goroutines at once.
+	ProgressSink = progress.Sink
+)
+
+// The states of images and platforms.
+const (
+	Complete = metadata.Complete
+	Partial  = metadata.Partial
+	Lazy     = metadata.Lazy
+	Absent   = metadata.Absent
+)
+
+// The verdicts on blobs.
+const (
+	OK      = doctor.OK
+	Corrupt = doctor.Corrupt
+	Missing = doctor.Missing
+)
+
+// The kinds of progress events.
+const (
+	Resolving = progress.Resolving
+	Resolved  = progress.Resolved
+	Planned   = progress.Planned
+	Started   = progress.Started
+	Advanced  = progress.Advanced
+	Done      = progress.Done
+	Reused    = progress.Reused
+	Waiting   = progress.Waiting
+	Retrying  = progress.Retrying
+	Flushing  = progress.Flushing
+	Finished  = progress.Finished
+	Warning   = progress.Warning
+)
+
+// SerialProgress makes a sink that calls f for one event at a time.
+func SerialProgress(f func(ProgressEvent)) ProgressSink { return progress.Serial(f) }
+
+// ParsePlatform reads os/architecture[/variant].
+func ParsePlatform(s string) (Platform, error) { return image.ParsePlatform(s) }
+
+// FormatPlatform writes a platform as os/architecture[/variant].
+func FormatPlatform(p Platform) string { return image.FormatPlatform(p) }
