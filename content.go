@@ -2,6 +2,7 @@ package stowage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -56,7 +57,7 @@ func (s *Store) Blob(ctx context.Context, digest string) (*BlobInfo, error) {
 
 // WriteBlob writes a blob to w, verified as it is read. After an error some of its bytes may
 // have been written.
-func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string) error {
+func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string) (err error) {
 	d, err := s.digestOf(ctx, digest)
 	if err != nil {
 		return err
@@ -65,7 +66,7 @@ func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string) error
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { err = errors.Join(err, r.Close()) }()
 	_, err = content.Copy(ctx, w, r, d)
 	return err
 }

@@ -3,6 +3,7 @@ package stowage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,7 +65,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*Impo
 }
 
 // ImportFile is [Store.Import] from a file, or from the folder of an OCI layout.
-func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (*ImportResult, error) {
+func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (res *ImportResult, err error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
@@ -76,7 +77,7 @@ func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (*
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	return s.Import(ctx, f, o)
 }
 

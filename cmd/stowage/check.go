@@ -54,6 +54,7 @@ and compared with their digests. Exits with 4 if an image is not complete.`,
 			return err
 		}
 		if !whole {
+			fmt.Fprintln(a.err, "hint: `stowage pull REF` gets what is missing; `stowage content rm --force DIGEST` lets go of what is corrupt, so that a pull brings it again")
 			return errors.Join(errReported, errNotWhole)
 		}
 		return nil

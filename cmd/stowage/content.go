@@ -278,23 +278,29 @@ func contentLabelCommand(a *app) *cobra.Command {
 }
 
 func contentPruneCommand(a *app) *cobra.Command {
-	var dry bool
+	var dry, all bool
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Delete blobs that nothing refers to",
 		Long: `Deletes blobs that no image, lease or running operation refers to, and says how many bytes
-came free. What interrupted pulls left is kept for a day, so that they can go on.`,
+came free. Whole blobs that interrupted pulls left are kept for a day, so that the next pull
+finds them; with --all they go as well.`,
 		Example: "  stowage content prune --dry-run",
 		Args:    cobra.NoArgs,
 	}
 	out := formatFlag(cmd, "table")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would go, and keep it")
+	cmd.Flags().BoolVar(&all, "all", false, "also what interrupted pulls left less than a day ago")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := a.local()
 		if err != nil {
 			return err
 		}
-		r, err := s.Prune(cmd.Context(), stowage.PruneOptions{DryRun: dry})
+		o := stowage.PruneOptions{DryRun: dry}
+		if all {
+			o.Grace = -1
+		}
+		r, err := s.Prune(cmd.Context(), o)
 		if err != nil {
 			return err
 		}

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"errors"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/stowage/stowage"
 )
@@ -92,7 +89,7 @@ func (a *app) export(cmd *cobra.Command, flags *exportFlags, file string, names 
 
 // refuseTerminal keeps tars off the screen.
 func (a *app) refuseTerminal() error {
-	if f, ok := a.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if a.out.terminal() {
 		return usagef("standard output is a terminal; name a file or redirect it")
 	}
 	return nil
@@ -104,9 +101,8 @@ func (a *app) toFile(file string, stream func(io.Writer) error, named func(strin
 	if !std(file) {
 		return named(file)
 	}
-	err := stream(a.out)
-	if c, ok := a.out.(io.Closer); ok && err == nil {
-		err = errors.Join(err, c.Close())
+	if err := stream(a.out); err != nil {
+		return err
 	}
-	return err
+	return a.out.Close()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -102,7 +103,7 @@ func contentAbortCommand(a *app) *cobra.Command {
 }
 
 // importBlobs reads a tar of blobs from a file or from standard input.
-func (a *app) importBlobs(cmd *cobra.Command, s *stowage.Store, file string) (*stowage.ImportResult, error) {
+func (a *app) importBlobs(cmd *cobra.Command, s *stowage.Store, file string) (res *stowage.ImportResult, err error) {
 	if std(file) {
 		return s.ImportBlobs(cmd.Context(), a.in)
 	}
@@ -110,6 +111,6 @@ func (a *app) importBlobs(cmd *cobra.Command, s *stowage.Store, file string) (*s
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	return s.ImportBlobs(cmd.Context(), f)
 }

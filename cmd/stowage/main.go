@@ -36,14 +36,18 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		stop()
 	}()
 
-	a := &app{in: stdin, out: stdout, err: stderr}
+	out := &results{w: stdout}
+	a := &app{in: stdin, out: out, err: stderr}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	err = errors.Join(err, a.close())
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write results: %w", out.err)
+	}
 	if err == nil {
 		return 0
 	}

@@ -4,13 +4,44 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"text/template"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
+
+// results is standard output. It remembers the first error, so that a full disk or a reader that
+// went away is an exit status other than 0, wherever the line was printed.
+type results struct {
+	w   io.Writer
+	err error
+}
+
+func (r *results) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	if r.err == nil {
+		r.err = err
+	}
+	return n, err
+}
+
+// Close closes standard output itself, for what may report a failure only then.
+func (r *results) Close() error {
+	if c, ok := r.w.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// terminal tells whether results go to a screen.
+func (r *results) terminal() bool {
+	f, ok := r.w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
 
 // A format is how results are printed: a table, JSON, or a Go template a row.
 type format struct{ value string }

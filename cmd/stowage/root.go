@@ -17,9 +17,10 @@ import (
 
 // An app is one run of the command: what is common to all subcommands.
 type app struct {
-	in       io.Reader
-	out, err io.Writer
-	ran      string // the path of the subcommand that was chosen, for hints
+	in  io.Reader
+	out *results
+	err io.Writer
+	ran string // the path of the subcommand that was chosen, for hints
 
 	file, root, namespace, sync   string
 	progress, logLevel, logFormat string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -65,14 +66,45 @@ func Export(ctx context.Context, s Store, w io.Writer, names []string, o ExportO
 	}
 	o.Progress.Send(progress.Event{Kind: progress.Planned, Count: len(layout.Blobs), Total: total})
 	err = archive.Write(ctx, w, layout, func(ctx context.Context, d image.Descriptor) (content.Reader, error) {
-		o.Progress.Send(progress.Event{Kind: progress.Advanced, Digest: d.Digest.String(), What: "blob", Total: d.Size})
-		return s.Content.Open(ctx, d.Digest)
+		r, err := s.Content.Open(ctx, d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		e := progress.Event{Kind: progress.Started, Digest: d.Digest.String(), What: "blob", Total: d.Size}
+		o.Progress.Send(e)
+		return &told{Reader: r, sink: o.Progress, event: e, last: time.Now()}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	o.Progress.Send(progress.Event{Kind: progress.Finished})
 	return nil
+}
+
+// told is a blob that tells how far it has been read.
+type told struct {
+	content.Reader
+	sink  progress.Sink
+	event progress.Event
+	last  time.Time
+}
+
+func (t *told) ReadAt(p []byte, off int64) (int, error) {
+	n, err := t.Reader.ReadAt(p, off)
+	t.event.Offset = max(t.event.Offset, off+int64(n))
+	if now := time.Now(); now.Sub(t.last) >= tellEvery {
+		t.last, t.event.Kind = now, progress.Advanced
+		t.sink.Send(t.event)
+	}
+	return n, err
+}
+
+func (t *told) Close() error {
+	if t.event.Offset == t.event.Total {
+		t.event.Kind = progress.Done
+		t.sink.Send(t.event)
+	}
+	return t.Reader.Close()
 }
 
 // exported is one image to be exported: how it is listed, and its blobs.

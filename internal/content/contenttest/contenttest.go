@@ -165,7 +165,8 @@ func listBlobs(t *testing.T, s content.Store) {
 		t.Errorf("got %d blobs, want %d", n, len(want))
 	}
 	n = 0
-	for range s.Blobs(t.Context()) {
+	for _, err := range s.Blobs(t.Context()) {
+		must(t, err)
 		if n++; n == 3 {
 			break // a caller may stop
 		}
