@@ -25,10 +25,15 @@ const (
 	tries = 100
 )
 
-// ingestDir is the folder of the ingest called key.
-func ingestDir(key string) string {
+// ingestPath is the file of the ingest called key.
+func ingestPath(key string) string {
 	return ingestsDir + "/" + digest.SHA256.FromString(key).Encoded()
 }
+
+// statePath is the file of the state of the ingest in the file path.
+func statePath(path string) string { return path + stateSuffix }
+
+const stateSuffix = ".state"
 
 // Begin implements [content.Store].
 func (s *Store) Begin(ctx context.Context, key string, want content.Want) (content.Ingest, error) {
@@ -47,7 +52,7 @@ func (s *Store) begin(ctx context.Context, key string, want content.Want) (*inge
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		stored, err := s.settled(ctx, key, want)
+		stored, err := s.settled(ctx, want)
 		if err != nil {
 			return nil, err
 		}
@@ -59,26 +64,24 @@ func (s *Store) begin(ctx context.Context, key string, want content.Want) (*inge
 			return in, err
 		}
 	}
-	return nil, fmt.Errorf("its folder does not come to rest: %w", errdefs.ErrUnavailable)
+	return nil, fmt.Errorf("it does not come to rest: %w", errdefs.ErrUnavailable)
 }
 
 // settled tells whether the wanted blob is there, with a name that a power loss cannot take.
-func (s *Store) settled(ctx context.Context, key string, want content.Want) (bool, error) {
+func (s *Store) settled(ctx context.Context, want content.Want) (bool, error) {
 	if want.Digest == "" {
 		return false, nil
 	}
-	if there, err := s.there(blobPath(want.Digest)); !there || err != nil {
-		return false, err
+	blob := blobPath(want.Digest)
+	fi, err := s.disk.Lstat(blob)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	dir := ingestDir(key)
-	if there, err := s.there(dir); !there || err != nil {
+	if err != nil || fi.Mode().Perm() == finished {
 		return err == nil, err
 	}
-	if there, err := s.there(dir + "/data"); there || err != nil {
-		return err == nil, err // another blob is being written under this key
-	}
 	// A commit is between its rename and its end, or died there.
-	f, err := s.disk.Open(blobPath(want.Digest))
+	f, err := s.disk.Open(blob)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -90,7 +93,7 @@ func (s *Store) settled(ctx context.Context, key string, want content.Want) (boo
 		err = s.disk.SyncDir(algorithmDir(want.Algorithm()))
 	}
 	if err == nil {
-		s.tidy(dir, true)
+		err = s.disk.Chmod(blob, finished)
 	}
 	return err == nil, errors.Join(err, f.Close())
 }
@@ -119,17 +122,13 @@ func lock(ctx context.Context, f vfs.File, wait bool) error {
 
 // try makes the caller the writer of key. Nil and no error is a reason to start over.
 func (s *Store) try(ctx context.Context, key string, want content.Want) (_ *ingest, err error) {
-	dir := ingestDir(key)
-	made, err := s.mkdir(dir)
+	path := ingestPath(key)
+	f, err := s.disk.Create(path, 0o644)
 	if err != nil {
-		return nil, err
+		return nil, s.heal(path, err)
 	}
-	f, err := s.disk.Create(dir+"/data", 0o644)
-	if err != nil {
-		return nil, s.heal(dir, err)
-	}
-	in := &ingest{store: s, dir: dir, key: key, want: want, file: f, started: time.Now(), hash: want.Algorithm().Hash()}
-	ready, err := in.ready(ctx, made)
+	in := &ingest{store: s, path: path, key: key, want: want, file: f, started: time.Now(), hash: want.Algorithm().Hash()}
+	ready, err := in.ready(ctx)
 	if !ready || err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -138,7 +137,7 @@ func (s *Store) try(ctx context.Context, key string, want content.Want) (_ *inge
 
 // ready takes the lock and what is there of the ingest. False without an error is a reason to
 // start over.
-func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
+func (in *ingest) ready(ctx context.Context) (bool, error) {
 	if err := lock(ctx, in.file, in.want.Wait); err != nil {
 		return false, err
 	}
@@ -146,7 +145,7 @@ func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	now, err := in.store.disk.Lstat(in.dir + "/data")
+	now, err := in.store.disk.Lstat(in.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !vfs.SameFile(fi, now) {
 		return false, nil // it was committed or thrown away while we waited
 	}
@@ -154,19 +153,17 @@ func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
 		return false, err
 	}
 	if !fi.Mode().IsRegular() { // a fifo
-		return false, in.store.removeAll(in.dir + "/data")
+		return false, in.store.removeAll(in.path)
 	}
-	if !made || fi.Size() > 0 {
-		resumed, err := in.resume(fi)
-		if err != nil {
-			return false, err
-		}
-		if !resumed {
-			return false, in.discard()
-		}
+	resumed, err := in.resume(fi)
+	if err != nil {
+		return false, err
+	}
+	if !resumed {
+		return false, in.discard()
 	}
 	if in.want.Digest != "" {
-		// Committed after we looked and before we made the folder.
+		// Committed after we looked and before we made the file.
 		there, err := in.store.there(blobPath(in.want.Digest))
 		if err != nil {
 			return false, err
@@ -184,10 +181,7 @@ func (in *ingest) ready(ctx context.Context, made bool) (bool, error) {
 // resume goes on from the state that was kept. False without an error says that what is there
 // cannot be trusted.
 func (in *ingest) resume(fi fs.FileInfo) (bool, error) {
-	if err := in.store.sweep(in.dir); err != nil {
-		return false, err
-	}
-	st, err := in.store.readState(in.dir)
+	st, err := in.store.readState(in.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fi.Size() == 0, nil
 	}
@@ -198,9 +192,9 @@ func (in *ingest) resume(fi fs.FileInfo) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	sealed := fi.Mode().Perm()&0o200 == 0
+	onItsWay := fi.Mode().Perm()&0o200 == 0
 	if st.Key != in.key || !in.want.Same(st.want()) || !st.trusted(fi.Size(), in.store.disk.BootID()) ||
-		sealed && in.want.Digest == "" { // a crash may have left it a second name: a blob's
+		onItsWay && in.want.Digest == "" { // a crash may have left it a second name: a blob's
 		return false, nil
 	}
 	h, err := st.restore()
@@ -216,11 +210,11 @@ func (in *ingest) resume(fi fs.FileInfo) (bool, error) {
 	return true, nil
 }
 
-// readState reads the state in the folder dir. Errors: [fs.ErrNotExist], errState.
-func (s *Store) readState(dir string) (st state, err error) {
-	f, err := s.disk.Open(dir + "/state")
+// readState reads the state of the ingest in the file path. Errors: [fs.ErrNotExist], errState.
+func (s *Store) readState(path string) (st state, err error) {
+	f, err := s.disk.Open(statePath(path))
 	if err != nil {
-		return state{}, err
+		return state{}, s.strange(statePath(path), err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	p := make([]byte, maxState+1)

@@ -11,6 +11,12 @@ import (
 	"github.com/stowage/stowage/internal/content"
 )
 
+// Modes of a blob's file: on its way to its name, and with a durable name.
+const (
+	sealed   = 0o400
+	finished = 0o444
+)
+
 // Commit implements [content.Store].
 func (s *Store) Commit(ctx context.Context, ingests ...content.Ingest) error {
 	var b batch
@@ -60,7 +66,7 @@ func (b *batch) each(step func(*ingest) error) {
 	var rest []*ingest
 	for _, in := range b.ingests {
 		if err := step(in); err != nil {
-			_ = in.store.disk.Chmod(in.dir+"/data", 0o644) // no longer on its way; Begin copes if it stays
+			_ = in.store.disk.Chmod(in.path, 0o644) // no longer on its way; Begin copes if it stays
 			b.failed(in, errors.Join(err, in.end(in.keep())))
 			continue
 		}
@@ -73,7 +79,7 @@ func (b *batch) each(step func(*ingest) error) {
 // folder synced, each step for all before the next begins.
 func (s *Store) publish(b *batch) {
 	// The mode goes to disk with the bytes: a file without its write bit was on its way here.
-	b.each(func(in *ingest) error { return s.disk.Chmod(in.dir+"/data", 0o444) })
+	b.each(func(in *ingest) error { return s.disk.Chmod(in.path, sealed) })
 	if len(b.ingests) == 0 {
 		return
 	}
@@ -83,7 +89,12 @@ func (s *Store) publish(b *batch) {
 		}
 		return
 	}
-	b.each(func(in *ingest) error { return s.disk.Rename(in.dir+"/data", blobPath(in.Digest())) })
+	b.each(func(in *ingest) error {
+		if in.hasState { // first, since the next writer of the key may have its own right after
+			_ = s.disk.Remove(statePath(in.path)) // one that is left vouches for nothing that is there
+		}
+		return s.disk.Rename(in.path, blobPath(in.Digest()))
+	})
 	synced := map[digest.Algorithm]error{}
 	for _, in := range b.ingests {
 		a := in.want.Algorithm()
@@ -91,12 +102,11 @@ func (s *Store) publish(b *batch) {
 			synced[a] = s.disk.SyncDir(algorithmDir(a))
 		}
 		if err := synced[a]; err != nil {
-			// The folder that stays says that the name may not: see settled.
+			// The mode that stays says that the name may not: see settled.
 			b.failed(in, in.end(err))
 			continue
 		}
-		s.tidy(in.dir, in.hasState)
-		if err := in.end(nil); err != nil {
+		if err := in.end(s.disk.Chmod(blobPath(in.Digest()), finished)); err != nil {
 			b.failed(in, err)
 		}
 	}

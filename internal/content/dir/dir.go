@@ -1,15 +1,15 @@
 // Package dir keeps blobs in a folder of a disk. It owns everything beneath content/ there:
 //
 //	content/blobs/<algorithm>/<hex>  finished blobs, mode 0444
-//	content/ingest/<id>/data         the bytes of an ingest; <id> is the sha256 of its key
-//	content/ingest/<id>/state        what is needed to go on with it; see doc/formats/content.md
+//	content/ingest/<id>              the bytes of an ingest; <id> is the sha256 of its key
+//	content/ingest/<id>.state        what is needed to go on with it; see doc/formats/content.md
 //
 // What holds it together:
 //   - The writer of an ingest holds the lock of its data file. That very file is renamed to be
 //     the blob, so whoever waited for the lock looks again whether the name still leads to it.
-//   - A blob's name comes after its bytes are on stable storage, and its ingest folder goes after
-//     the name is. A folder without data beside a blob is thus a commit that did not get to its
-//     end, and the next to ask for that blob by that key makes the name durable first.
+//   - A blob's name comes after its bytes are on stable storage, and mode 0444 after its name is.
+//     A blob of mode 0400 is thus a commit that is not at its end, or did not get there, and
+//     whoever wants to count on it makes its name durable first.
 //   - A state is believed while the machine is up, or for ever if it was synced after the bytes
 //     it vouches for; those bytes are never overwritten before it is gone for good.
 package dir

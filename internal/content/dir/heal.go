@@ -5,46 +5,43 @@ import (
 	"io/fs"
 )
 
-// heal puts away what kept the data file in the folder dir from being opened. It returns nil if
-// another try may go better, and the error of the last one if not.
-func (s *Store) heal(dir string, openErr error) error {
+// heal puts away what kept the file of an ingest from being opened. It returns nil if another
+// try may go better, and the error of the last one if not.
+func (s *Store) heal(path string, openErr error) error {
 	if unwritable(openErr) {
 		// A commit that was cut short may have left the file read-only.
-		if err := s.disk.Chmod(dir+"/data", 0o644); err != nil {
+		if err := s.disk.Chmod(path, 0o644); err != nil {
 			return openErr
 		}
 		return nil
 	}
-	for _, name := range []string{dir, dir + "/data"} {
-		fi, err := s.disk.Lstat(name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // another writer has just ended
-		case err != nil:
-			return openErr
-		case name == dir && !fi.IsDir(), name != dir && !fi.Mode().IsRegular():
-			return s.removeAll(name)
-		}
+	if errors.Is(openErr, fs.ErrNotExist) {
+		return s.makeFolders()
+	}
+	fi, err := s.disk.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // another writer has just ended
+	case err == nil && !fi.Mode().IsRegular():
+		return s.removeAll(path)
 	}
 	return openErr
 }
 
-// sweep removes from an ingest's folder what does not belong there.
-func (s *Store) sweep(dir string) error {
-	entries, err := s.disk.ReadDir(dir)
-	if err != nil {
+// strange gives the error of a state file that could not be opened; one that is no file at all
+// is put away, and is then as good as absent.
+func (s *Store) strange(path string, openErr error) error {
+	if errors.Is(openErr, fs.ErrNotExist) {
+		return openErr
+	}
+	fi, err := s.disk.Lstat(path)
+	if err != nil || fi.Mode().IsRegular() {
+		return openErr
+	}
+	if err := s.removeAll(path); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		known := e.Name() == "data" || e.Name() == "state"
-		if known && e.Type().IsRegular() {
-			continue
-		}
-		if err := s.removeAll(dir + "/" + e.Name()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return fs.ErrNotExist
 }
 
 func (s *Store) removeAll(name string) error {
@@ -67,13 +64,4 @@ func (s *Store) removeAll(name string) error {
 		}
 	}
 	return s.disk.Remove(name)
-}
-
-// tidy removes the folder of an ingest whose data has become a blob. What is left of it when
-// that fails does no harm and goes with the next Begin of its key.
-func (s *Store) tidy(dir string, hasState bool) {
-	if hasState {
-		_ = s.disk.Remove(dir + "/state")
-	}
-	_ = s.disk.Remove(dir)
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/stowage/stowage/internal/vfs"
 )
 
-// folder is where the ingest called key is kept.
-func folder(root, key string) string {
+// ingestFile is where the bytes of the ingest called key are kept.
+func ingestFile(root, key string) string {
 	return filepath.Join(root, "content/ingest", digest.FromString(key).Encoded())
 }
 
@@ -30,71 +30,68 @@ func TestDamageHeals(t *testing.T) {
 	halfWritten := func(t *testing.T, root string) string {
 		t.Helper()
 		must(t, leave(t.Context(), open(t, openOS(t, root)), "k", large, large[:65<<10]))
-		return folder(root, "k")
+		return ingestFile(root, "k")
 	}
 	for name, damage := range map[string]func(t *testing.T, root string){
-		"a file in place of the folder": func(t *testing.T, root string) {
-			must(t, os.WriteFile(folder(root, "k"), []byte("junk"), 0o600))
+		"junk in place of the data": func(t *testing.T, root string) {
+			must(t, os.WriteFile(ingestFile(root, "k"), []byte("junk"), 0o600))
 		},
-		"a dangling link in place of the folder": func(t *testing.T, root string) {
-			must(t, os.Symlink("nowhere", folder(root, "k")))
+		"a dangling link in place of the data": func(t *testing.T, root string) {
+			must(t, os.Symlink("nowhere", ingestFile(root, "k")))
 		},
-		"an empty folder": func(t *testing.T, root string) {
-			must(t, os.Mkdir(folder(root, "k"), 0o700))
+		"an empty folder in place of the data": func(t *testing.T, root string) {
+			must(t, os.Mkdir(ingestFile(root, "k"), 0o700))
 		},
-		"a folder in place of the data": func(t *testing.T, root string) {
-			must(t, os.MkdirAll(folder(root, "k")+"/data/deep/er", 0o700))
+		"a full folder in place of the data": func(t *testing.T, root string) {
+			must(t, os.MkdirAll(ingestFile(root, "k")+"/deep/er", 0o700))
 		},
 		"a link in place of the data": func(t *testing.T, root string) {
-			must(t, os.Mkdir(folder(root, "k"), 0o700))
-			must(t, os.Symlink("../../../outside", folder(root, "k")+"/data"))
+			must(t, os.Symlink("../../outside", ingestFile(root, "k")))
 		},
 		"a fifo in place of the data": func(t *testing.T, root string) {
-			must(t, os.Mkdir(folder(root, "k"), 0o700))
-			must(t, unix.Mkfifo(folder(root, "k")+"/data", 0o600))
+			must(t, unix.Mkfifo(ingestFile(root, "k"), 0o600))
 		},
 		"data without state": func(t *testing.T, root string) {
-			must(t, os.Remove(halfWritten(t, root)+"/state"))
+			must(t, os.Remove(halfWritten(t, root)+".state"))
 		},
 		"state without data": func(t *testing.T, root string) {
-			must(t, os.Remove(halfWritten(t, root)+"/data"))
+			must(t, os.Remove(halfWritten(t, root)))
 		},
 		"short data": func(t *testing.T, root string) {
-			must(t, os.Truncate(halfWritten(t, root)+"/data", 100))
+			must(t, os.Truncate(halfWritten(t, root), 100))
 		},
 		"a state cut short": func(t *testing.T, root string) {
-			must(t, os.Truncate(halfWritten(t, root)+"/state", 100))
+			must(t, os.Truncate(halfWritten(t, root)+".state", 100))
 		},
 		"an empty state": func(t *testing.T, root string) {
-			must(t, os.Truncate(halfWritten(t, root)+"/state", 0))
+			must(t, os.Truncate(halfWritten(t, root)+".state", 0))
 		},
 		"a huge state": func(t *testing.T, root string) {
-			must(t, os.Truncate(halfWritten(t, root)+"/state", 1<<40))
+			must(t, os.Truncate(halfWritten(t, root)+".state", 1<<40))
 		},
 		"a changed state": func(t *testing.T, root string) {
-			name := halfWritten(t, root) + "/state"
+			name := halfWritten(t, root) + ".state"
 			p, err := os.ReadFile(name)
 			must(t, err)
 			must(t, os.WriteFile(name, []byte(strings.Replace(string(p), `"offset":66560`, `"offset":66559`, 1)), 0o600))
 		},
 		"the state of another key": func(t *testing.T, root string) {
 			must(t, leave(t.Context(), open(t, openOS(t, root)), "other", large, large[:65<<10]))
-			must(t, os.Rename(folder(root, "other"), folder(root, "k")))
+			must(t, os.Rename(ingestFile(root, "other"), ingestFile(root, "k")))
+			must(t, os.Rename(ingestFile(root, "other")+".state", ingestFile(root, "k")+".state"))
 		},
 		"a folder in place of the state": func(t *testing.T, root string) {
-			name := halfWritten(t, root) + "/state"
+			name := halfWritten(t, root) + ".state"
 			must(t, os.Remove(name))
 			must(t, os.MkdirAll(name+"/deep", 0o700))
 		},
 		"read-only data": func(t *testing.T, root string) {
-			must(t, os.Chmod(halfWritten(t, root)+"/data", 0o444))
+			must(t, os.Chmod(halfWritten(t, root), 0o444))
 		},
-		"strangers in the folder": func(t *testing.T, root string) {
-			name := halfWritten(t, root)
-			must(t, os.WriteFile(name+"/state.tmp", []byte("junk"), 0o600))
-			must(t, os.MkdirAll(name+"/deep/er", 0o700))
+		"a state that was being written": func(t *testing.T, root string) {
+			must(t, os.WriteFile(halfWritten(t, root)+".state.tmp", []byte("junk"), 0o600))
 		},
-		"strangers beside the folder": func(t *testing.T, root string) {
+		"strangers beside the data": func(t *testing.T, root string) {
 			must(t, os.WriteFile(root+"/content/ingest/junk", nil, 0o600))
 			must(t, os.MkdirAll(root+"/content/ingest/deep/data", 0o700))
 			must(t, os.WriteFile(root+"/content/blobs/sha256/junk", nil, 0o600))
@@ -120,8 +117,8 @@ func TestDamageHeals(t *testing.T) {
 					t.Errorf("Blobs: got %v, %v", info, err)
 				}
 			}
-			if _, err := os.Lstat(folder(root, "k")); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the folder is still there: %v", err)
+			if _, err := os.Lstat(ingestFile(root, "k")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the data is still there: %v", err)
 			}
 			if _, err := os.Lstat(root + "/outside"); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("it wrote outside: %v", err)
@@ -130,43 +127,43 @@ func TestDamageHeals(t *testing.T) {
 	}
 }
 
-// A process that died between the rename and the end of its commit leaves its folder. The blob
-// is there, but its name may not be durable.
+// A process that died between the rename and the end of its commit leaves the mode of a blob that
+// is on its way. The blob is there, but its name may not be durable.
 func TestUnfinishedCommitIsFinished(t *testing.T) {
-	for name, junk := range map[string]func(root string) error{
-		"folder": func(root string) error { return os.Mkdir(folder(root, "k"), 0o700) },
-		"file":   func(root string) error { return os.WriteFile(folder(root, "k"), nil, 0o600) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			disk := &tracer{FS: openOS(t, root)}
-			s := open(t, disk)
-			must(t, content.Put(t.Context(), s, digest.FromBytes(small), small))
-			must(t, junk(root))
-			disk.take()
-			if _, err := s.Begin(t.Context(), "k", wantOf(small)); !errdefs.IsAlreadyExists(err) {
-				t.Errorf("got %v, want %v", err, errdefs.ErrAlreadyExists)
-			}
-			if calls := fmt.Sprint(disk.take()); !strings.Contains(calls, "syncdir blobs/sha256") {
-				t.Errorf("the name was not made durable: %s", calls)
-			}
-			if _, err := os.Lstat(folder(root, "k")); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the folder is still there: %v", err)
-			}
-		})
+	root := t.TempDir()
+	disk := &tracer{FS: openOS(t, root)}
+	s := open(t, disk)
+	must(t, content.Put(t.Context(), s, digest.FromBytes(small), small))
+	blob := filepath.Join(root, "content/blobs/sha256", digest.FromBytes(small).Encoded())
+	must(t, os.Chmod(blob, 0o400))
+	disk.take()
+	for _, want := range []bool{true, false} {
+		if _, err := s.Begin(t.Context(), "k", wantOf(small)); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("got %v, want %v", err, errdefs.ErrAlreadyExists)
+		}
+		if calls := fmt.Sprint(disk.take()); strings.Contains(calls, "syncdir blobs/sha256") != want {
+			t.Errorf("the name was made durable: %v, want %v: %s", !want, want, calls)
+		}
+	}
+	if fi, err := os.Lstat(blob); err != nil || fi.Mode().Perm() != 0o444 {
+		t.Errorf("got %v, %v, want mode 0444", fi, err)
 	}
 }
 
 func TestLeftoversAreCleared(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, openOS(t, root))
-	must(t, os.Mkdir(folder(root, "k"), 0o700))
-	must(t, os.WriteFile(folder(root, "k")+"/data", small, 0o600))
+	left := []string{ingestFile(root, "k"), ingestFile(root, "l") + ".state", ingestFile(root, "m") + ".state.tmp"}
+	for _, name := range left {
+		must(t, os.WriteFile(name, small, 0o600))
+	}
 	if list, err := s.Ingests(t.Context()); err != nil || len(list) > 0 {
 		t.Errorf("Ingests: got %v, %v, want none", list, err)
 	}
-	if _, err := os.Lstat(folder(root, "k")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("data that nothing can come of is still there: %v", err)
+	for _, name := range left {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s, which nothing can come of, is still there: %v", filepath.Base(name), err)
+		}
 	}
 }
 
@@ -258,6 +255,10 @@ func TestReadOnlyDisk(t *testing.T) {
 
 // readOnly is a disk mounted read-only, as far as a store without ingests can tell.
 type readOnly struct{ *vfs.Mem }
+
+func (d readOnly) Create(name string, _ fs.FileMode) (vfs.File, error) {
+	return nil, refuse("create", name)
+}
 
 func refuse(op, name string) error { return &fs.PathError{Op: op, Path: name, Err: syscall.EROFS} }
 

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io/fs"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -32,10 +31,10 @@ const (
 // An ingest is a blob being written, whose lock we hold.
 type ingest struct {
 	store   *Store
-	dir     string
+	path    string
 	key     string
 	want    content.Want
-	file    vfs.File // dir/data
+	file    vfs.File // path
 	started time.Time
 	ended   bool
 
@@ -183,7 +182,7 @@ func (in *ingest) spoil() error { return in.file.Truncate(0) }
 // the ingest goes on all the same: from an older checkpoint, or from zero.
 func (in *ingest) checkpoint() {
 	if err := in.save(false); err != nil {
-		_ = in.store.disk.Remove(in.dir + "/state.tmp")
+		_ = in.store.disk.Remove(statePath(in.path) + ".tmp")
 	}
 }
 
@@ -203,14 +202,14 @@ func (in *ingest) save(durable bool) error {
 	if err != nil {
 		return err
 	}
-	if err := in.store.replace(in.dir+"/state", p, durable); err != nil {
+	if err := in.store.replace(statePath(in.path), p, durable); err != nil {
 		return err
 	}
 	in.hasState, in.saved, in.synced = true, in.offset, in.synced || durable
 	if !durable {
 		return nil
 	}
-	return errors.Join(in.store.disk.SyncDir(in.dir), in.store.disk.SyncDir(ingestsDir))
+	return in.store.disk.SyncDir(ingestsDir)
 }
 
 func (in *ingest) marshalHash() ([]byte, error) {
@@ -243,11 +242,11 @@ func (in *ingest) forget() error {
 	if !in.hasState {
 		return nil
 	}
-	if err := in.store.disk.Remove(in.dir + "/state"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := in.store.disk.Remove(statePath(in.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if in.synced {
-		if err := in.store.disk.SyncDir(in.dir); err != nil {
+		if err := in.store.disk.SyncDir(ingestsDir); err != nil {
 			return err
 		}
 	}
@@ -260,12 +259,5 @@ func (in *ingest) discard() error {
 	if err := in.forget(); err != nil {
 		return err
 	}
-	if err := in.store.disk.Remove(in.dir + "/data"); err != nil {
-		return err
-	}
-	err := in.store.disk.Remove(in.dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) {
-		return nil // another writer is beginning there
-	}
-	return err
+	return in.store.disk.Remove(in.path)
 }

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -25,6 +26,10 @@ func (s *Store) Ingests(ctx context.Context) ([]content.Status, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("list ingests: %w", err)
 		}
+		if strings.Contains(e.Name(), ".") {
+			s.clearState(e.Name(), entries)
+			continue
+		}
 		if st, ok := s.status(ingestsDir + "/" + e.Name()); ok {
 			list = append(list, st)
 		}
@@ -32,10 +37,10 @@ func (s *Store) Ingests(ctx context.Context) ([]content.Status, error) {
 	return list, nil
 }
 
-// status describes the ingest in the folder dir. What cannot be read is none: the next Begin of
+// status describes the ingest in the file path. What cannot be read is none: the next Begin of
 // its key puts it right.
-func (s *Store) status(dir string) (content.Status, bool) {
-	f, err := s.disk.Open(dir + "/data")
+func (s *Store) status(path string) (content.Status, bool) {
+	f, err := s.disk.Open(path)
 	if err != nil {
 		return content.Status{}, false
 	}
@@ -48,10 +53,10 @@ func (s *Store) status(dir string) (content.Status, bool) {
 	if err != nil {
 		return content.Status{}, false
 	}
-	st, err := s.readState(dir)
-	if err != nil || ingestDir(st.Key) != dir {
+	st, err := s.readState(path)
+	if err != nil || ingestPath(st.Key) != path {
 		if free && errors.Is(err, fs.ErrNotExist) {
-			s.clear(dir, f, fi)
+			s.clear(path, f, fi)
 		}
 		return content.Status{}, false
 	}
@@ -68,11 +73,20 @@ func (s *Store) status(dir string) (content.Status, bool) {
 	}, true
 }
 
+// clearState throws away a state whose ingest is not among entries.
+func (s *Store) clearState(name string, entries []fs.DirEntry) {
+	id, _, _ := strings.Cut(name, ".")
+	isID := func(e fs.DirEntry) bool { return e.Name() == id }
+	if strings.HasPrefix(name, id+stateSuffix) && !slices.ContainsFunc(entries, isID) {
+		_ = s.disk.Remove(ingestsDir + "/" + name)
+	}
+}
+
 // clear throws away data without a state, whose lock we hold. What cannot be removed is left to
 // the next Begin.
-func (s *Store) clear(dir string, f vfs.File, fi fs.FileInfo) {
-	if now, err := s.disk.Lstat(dir + "/data"); err == nil && vfs.SameFile(fi, now) {
-		_ = (&ingest{store: s, dir: dir, file: f}).discard()
+func (s *Store) clear(path string, f vfs.File, fi fs.FileInfo) {
+	if now, err := s.disk.Lstat(path); err == nil && vfs.SameFile(fi, now) {
+		_ = (&ingest{store: s, path: path, file: f}).discard()
 	}
 }
 
@@ -88,12 +102,12 @@ func (s *Store) abort(ctx context.Context, key string) (err error) {
 	if err := content.ValidateIngest(key, content.Want{}); err != nil {
 		return err
 	}
-	dir := ingestDir(key)
-	f, err := s.disk.Open(dir + "/data")
+	path := ingestPath(key)
+	f, err := s.disk.Open(path)
 	if err != nil {
 		return err
 	}
-	in := &ingest{store: s, dir: dir, key: key, file: f, hasState: true, synced: true}
+	in := &ingest{store: s, path: path, key: key, file: f, hasState: true, synced: true}
 	defer func() { err = in.end(err) }()
 	if err := lock(ctx, f, false); err != nil {
 		return err
@@ -102,7 +116,7 @@ func (s *Store) abort(ctx context.Context, key string) (err error) {
 	if err != nil {
 		return err
 	}
-	now, err := s.disk.Lstat(path.Join(dir, "data"))
+	now, err := s.disk.Lstat(path)
 	if err != nil {
 		return err
 	}
