@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/content"
 )
@@ -95,13 +94,19 @@ func (s *Store) publish(b *batch) {
 		}
 		return s.disk.Rename(in.path, blobPath(in.Digest()))
 	})
-	synced := map[digest.Algorithm]error{}
-	for _, in := range b.ingests {
-		a := in.want.Algorithm()
-		if _, done := synced[a]; !done {
-			synced[a] = s.disk.SyncDir(algorithmDir(a))
+	synced := map[string]error{}
+	sync := func(folder string) error {
+		if _, done := synced[folder]; !done {
+			synced[folder] = s.disk.SyncDir(folder)
 		}
-		if err := synced[a]; err != nil {
+		return synced[folder]
+	}
+	for _, in := range b.ingests {
+		err := sync(algorithmDir(in.want.Algorithm()))
+		if in.synced { // or a power loss may put the state beside what the next writer of the key has
+			err = errors.Join(err, sync(ingestsDir))
+		}
+		if err != nil {
 			// The mode that stays says that the name may not: see settled.
 			b.failed(in, in.end(err))
 			continue
