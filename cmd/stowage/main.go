@@ -10,8 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -53,7 +56,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	status := exitStatus(ctx, err)
 	if !errors.Is(err, errReported) {
-		fmt.Fprintf(stderr, "stowage: %s\n", oneLine(err))
+		text := oneLine(err)
+		if status == exitInterrupted {
+			text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
+		}
+		fmt.Fprintf(stderr, "stowage: %s\n", text)
 		if hint := a.hint(ctx, err); hint != "" {
 			fmt.Fprintf(stderr, "hint: %s\n", hint)
 		}
@@ -98,7 +105,7 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitUsage
 	case errors.As(err, &missing), errors.Is(err, errdefs.ErrDataLoss):
 		return exitDamage
-	case errdefs.IsNotFound(err):
+	case errdefs.IsNotFound(err), errors.Is(err, fs.ErrNotExist):
 		return exitNotFound
 	case errdefs.IsUnavailable(err), errdefs.IsUnauthorized(err), errdefs.IsDeadlineExceeded(err):
 		return exitUnreachable
@@ -108,10 +115,34 @@ func exitStatus(ctx context.Context, err error) int {
 	return exitFailed
 }
 
-// oneLine folds joined errors into the one line that an error is.
+// silent are the kinds of errors whose own words say less than the sentence before them.
+var silent = []error{
+	errdefs.ErrInvalidArgument, errdefs.ErrDataLoss, errdefs.ErrUnavailable,
+	errdefs.ErrFailedPrecondition, errdefs.ErrNotImplemented, errdefs.ErrOutOfRange,
+}
+
+// oneLine folds joined errors into the one line that an error is, each without its kind. What stops
+// the work, such as a full disk, often stops the cleaning up as well: that is told once.
 func oneLine(err error) string {
-	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' })
-	return strings.Join(lines, "; ")
+	var told []string
+	var system syscall.Errno
+	ofSystem := errors.As(err, &system)
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSuffix(line, "\n")
+		for _, kind := range silent {
+			if errors.Is(err, kind) {
+				line = strings.TrimSuffix(line, ": "+kind.Error())
+			}
+		}
+		again := slices.ContainsFunc(told, func(before string) bool {
+			return strings.HasSuffix(before, line) ||
+				ofSystem && strings.HasSuffix(before, system.Error()) && strings.HasSuffix(line, system.Error())
+		})
+		if !again {
+			told = append(told, line)
+		}
+	}
+	return strings.Join(told, "; ")
 }
 
 // hint says what to do next, where that is known.
@@ -123,16 +154,26 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "what was fetched is kept; the same command goes on from there"
 	case errors.As(err, &usage):
 		return "see `" + a.ran + " --help`"
-	case errors.As(err, &missing):
+	case errors.As(err, &missing) && !strings.HasSuffix(a.ran, "import") && !strings.HasSuffix(a.ran, "load"):
 		return "`stowage export --fetch-missing` or `stowage pull " + missing.Name + "` gets what is missing"
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC) && a.ofStore(err):
 		return "the disk is full; `stowage content prune` frees what nothing refers to, and the same command then goes on from where it was"
-	case errors.Is(err, syscall.EROFS):
+	case errors.Is(err, syscall.EROFS) && a.ofStore(err):
 		return "the store is on a read-only filesystem; choose another with --root"
-	case errors.Is(err, syscall.EACCES):
-		return "choose a store that you may write with --root or STOWAGE_ROOT"
+	case errors.Is(err, syscall.EACCES) && a.ofStore(err):
+		return "choose a store of your own with --root or STOWAGE_ROOT"
 	case errdefs.IsUnauthorized(err):
 		return "give credentials with -u USER[:PASS], or log in with docker, podman or skopeo"
 	}
 	return ""
+}
+
+// ofStore tells whether err is about a file of the store, or a folder above it.
+func (a *app) ofStore(err error) bool {
+	var file *fs.PathError
+	if a.conf == nil || !errors.As(err, &file) {
+		return false
+	}
+	root, rootErr := filepath.Abs(a.conf.Root)
+	return rootErr == nil && (strings.HasPrefix(file.Path+"/", root+"/") || strings.HasPrefix(root+"/", file.Path+"/"))
 }
