@@ -6,7 +6,8 @@
 // each of them passes. [Copy], [ReadBlob] and [Put] are what most callers need of a store.
 //
 // Invariants:
-//   - A blob is visible under its digest only when it is whole, verified and on stable storage.
+//   - A blob is visible under its digest only when it is whole, verified and on stable storage;
+//     its name is, too, once Commit has returned or Begin has said that it is there.
 //   - Blobs never change. A blob may be deleted while it is read; open readers go on.
 //   - An ingest has one writer at a time, in this process or another.
 package content
@@ -97,8 +98,7 @@ type Ingest interface {
 	Abort() error
 }
 
-// A Reader reads a finished blob. Several goroutines may call ReadAt. Some implementations have
-// a method OS() *os.File too, asked for by type assertion; it is nil when there is no such file.
+// A Reader reads a finished blob. Several goroutines may call ReadAt.
 type Reader interface {
 	io.ReaderAt
 	io.Closer

@@ -17,9 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OS is the folder root of a real disk. It must exist, and is read-only if its disk is. Its files
-// have a method OS() *os.File, asked for by type assertion, for callers who want the kernel to
-// copy. The folder stays open until the FS is garbage.
+// OS is the folder root of a real disk. It must exist, and is read-only if its disk is. The
+// folder stays open until the FS is garbage.
 func OS(root string) (FS, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -173,9 +172,6 @@ func uninterrupted(call func() error) error {
 
 // osFile is an open file of a real disk.
 type osFile struct{ *os.File }
-
-// OS is the file itself. It is the osFile's to close.
-func (f osFile) OS() *os.File { return f.File }
 
 func (f osFile) Stat() (fs.FileInfo, error) {
 	fi := &osInfo{name: filepath.Base(f.Name())}

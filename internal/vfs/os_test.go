@@ -89,23 +89,6 @@ func TestOpenRefusesWhatIsNoFile(t *testing.T) {
 	}
 }
 
-func TestOSGivesItsFile(t *testing.T) {
-	disk := openOS(t)
-	for name, disk := range map[string]vfs.FS{"os": disk, "nosync": vfs.NoSync(disk)} {
-		write(t, disk, "f", "bytes")
-		f, err := disk.Open("f")
-		must(t, err)
-		defer closed(t, f)
-		under, ok := f.(interface{ OS() *os.File })
-		if !ok {
-			t.Fatalf("%s: a file opened for reading does not give its os.File", name)
-		}
-		if got, err := io.ReadAll(under.OS()); string(got) != "bytes" || err != nil {
-			t.Errorf("%s: got %q, %v", name, got, err)
-		}
-	}
-}
-
 func TestOSNeedsAFolder(t *testing.T) {
 	if _, err := vfs.OS(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want %v", err, os.ErrNotExist)

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"os"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -65,7 +64,7 @@ func (s *Store) makeFolders() error {
 		folders = append(folders, blobsDir+"/"+a.String())
 	}
 	for _, name := range folders {
-		if _, err := s.mkdir(name); err != nil {
+		if err := s.mkdir(name); err != nil {
 			return err
 		}
 	}
@@ -74,17 +73,15 @@ func (s *Store) makeFolders() error {
 			return err
 		}
 	}
-	_, err := s.mkdir(ingestsDir)
-	return err
+	return s.mkdir(ingestsDir)
 }
 
-// mkdir makes a folder and tells whether it was not there.
-func (s *Store) mkdir(name string) (made bool, err error) {
-	err = s.disk.Mkdir(name, 0o755)
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
+// mkdir makes a folder if it is not there.
+func (s *Store) mkdir(name string) error {
+	if err := s.disk.Mkdir(name, 0o755); !errors.Is(err, fs.ErrExist) {
+		return err
 	}
-	return err == nil, err
+	return nil
 }
 
 func unwritable(err error) bool {
@@ -107,7 +104,7 @@ func (s *Store) Info(_ context.Context, d digest.Digest) (content.Info, error) {
 	return content.Info{}, fmt.Errorf("look up blob %s: %w", d, absent(err))
 }
 
-// Open implements [content.Store]. Its readers give the file itself if the disk is a real one.
+// Open implements [content.Store].
 func (s *Store) Open(_ context.Context, d digest.Digest) (content.Reader, error) {
 	err := content.Validate(d)
 	if err == nil {
@@ -137,14 +134,6 @@ type reader struct {
 }
 
 func (r *reader) Size() int64 { return r.size }
-
-// OS is the file beneath, or nil on a disk that is not a real one.
-func (r *reader) OS() *os.File {
-	if f, ok := r.File.(interface{ OS() *os.File }); ok {
-		return f.OS()
-	}
-	return nil
-}
 
 // Delete implements [content.Store]. A power loss may bring the blob back, which is garbage and
 // not harm.

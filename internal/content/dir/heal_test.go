@@ -330,18 +330,4 @@ func TestModeAndLayout(t *testing.T) {
 	if err != nil || fi.Mode() != 0o444 || fi.Size() != int64(len(small)) {
 		t.Errorf("got %v, %v, want %d bytes of mode 0444", fi, err, len(small))
 	}
-	r, err := s.Open(t.Context(), d)
-	must(t, err)
-	if f := r.(interface{ OS() *os.File }).OS(); f == nil {
-		t.Error("a reader on a real disk does not give its file")
-	}
-	must(t, r.Close())
-	onMem := open(t, vfs.NewMem())
-	must(t, content.Put(t.Context(), onMem, d, small))
-	r, err = onMem.Open(t.Context(), d)
-	must(t, err)
-	if f := r.(interface{ OS() *os.File }).OS(); f != nil {
-		t.Error("a reader on a memory disk gives a file")
-	}
-	must(t, r.Close())
 }

@@ -73,12 +73,15 @@ func (s *Store) status(path string) (content.Status, bool) {
 	}, true
 }
 
-// clearState throws away a state whose ingest is not among entries.
+// clearState throws away a state whose ingest is not among entries. What cannot be removed is
+// left to the next Begin.
 func (s *Store) clearState(name string, entries []fs.DirEntry) {
 	id, _, _ := strings.Cut(name, ".")
 	isID := func(e fs.DirEntry) bool { return e.Name() == id }
 	if strings.HasPrefix(name, id+stateSuffix) && !slices.ContainsFunc(entries, isID) {
-		_ = s.disk.Remove(ingestsDir + "/" + name)
+		if err := s.disk.Remove(ingestsDir + "/" + name); err == nil {
+			_ = s.disk.SyncDir(ingestsDir) // it must not come back beside the bytes of another
+		}
 	}
 }
 

@@ -17,46 +17,59 @@ import (
 	"github.com/stowage/stowage/internal/vfs"
 )
 
-// Another process has its whole turn between any two calls of a Begin.
+// Another process has its whole turn before each of the calls of a Begin.
 func TestBeginIsOvertakenAnywhere(t *testing.T) {
-	put := func(ctx context.Context, s *dir.Store) error {
-		return content.Put(ctx, s, digest.FromBytes(small), small)
-	}
-	abort := func(ctx context.Context, s *dir.Store) error {
-		return leave(ctx, s, keyOf(small), small, nil) // begun, closed without bytes, gone
-	}
-	for name, turn := range map[string]func(context.Context, *dir.Store) error{"commit": put, "abort": abort} {
+	for name, turn := range map[string]func(context.Context, *dir.Store) (content.Ingest, error){
+		"commit": func(ctx context.Context, s *dir.Store) (content.Ingest, error) {
+			return nil, content.Put(ctx, s, digest.FromBytes(small), small)
+		},
+		"abort": func(ctx context.Context, s *dir.Store) (content.Ingest, error) {
+			return nil, leave(ctx, s, keyOf(small), small, nil) // closed without bytes: gone
+		},
+		"abort and begin": func(ctx context.Context, s *dir.Store) (content.Ingest, error) {
+			if err := leave(ctx, s, keyOf(small), small, nil); err != nil {
+				return nil, err
+			}
+			return s.Begin(ctx, keyOf(small), wantOf(small))
+		},
+	} {
 		for at, reached := 1, true; reached; at++ {
 			mem := vfs.NewMem()
 			disk := &tracer{FS: mem}
 			s, second := open(t, disk), open(t, mem)
-			n := 0
-			committed := false
+			var n int
+			var want error // of our Begin
+			var held content.Ingest
 			disk.before = func() {
 				if n++; n != at {
 					return
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
 				defer cancel()
-				err := turn(ctx, second)
-				if err != nil && !errdefs.IsUnavailable(err) && !errors.Is(err, context.DeadlineExceeded) {
+				var err error
+				held, err = turn(ctx, second)
+				switch {
+				case errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded): // we were first
+				case err != nil:
 					t.Errorf("%s before call %d: %v", name, at, err)
+				case held != nil:
+					want = errdefs.ErrUnavailable
+				case name == "commit":
+					want = errdefs.ErrAlreadyExists
 				}
-				committed = name == "commit" && err == nil
 			}
 			in, err := s.Begin(t.Context(), keyOf(small), wantOf(small))
 			reached = n >= at
-			switch {
-			case committed && !errdefs.IsAlreadyExists(err):
-				t.Errorf("%s before call %d: got %v, want %v", name, at, err, errdefs.ErrAlreadyExists)
-			case !committed && err != nil:
-				t.Errorf("%s before call %d: %v", name, at, err)
+			if !errors.Is(err, want) {
+				t.Errorf("%s before call %d: got %v, want %v", name, at, err, want)
 			}
-			if err == nil {
-				_, err = in.WriteAt(small, 0)
-				must(t, err)
-				must(t, s.Commit(t.Context(), in))
+			if held != nil {
+				must(t, held.Close())
 			}
+			if in != nil {
+				must(t, in.Close())
+			}
+			must(t, content.Put(t.Context(), s, digest.FromBytes(small), small))
 			readable(t, s, small)
 		}
 	}
