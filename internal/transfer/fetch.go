@@ -123,7 +123,7 @@ func (f *fetcher) flush(ctx context.Context) error {
 // fetch brings one blob into an ingest, whole and checked. It returns nil with no error when
 // there is nothing to commit: the blob is there, or is left to its other writer.
 func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest, error) {
-	in, err := f.content.Begin(ctx, b.Digest.String(), content.Want{Digest: b.Digest, Size: b.Size, Wait: wait})
+	in, err := begin(ctx, f.content, b.Digest.String(), content.Want{Digest: b.Digest, Size: b.Size, Wait: wait})
 	switch {
 	case errdefs.IsAlreadyExists(err):
 		f.tell(progress.Reused, b, b.Size)

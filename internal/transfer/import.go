@@ -239,13 +239,13 @@ func (k *importSink) Blob(ctx context.Context, want image.Digest, size int64, r 
 	if want == "" {
 		key = "import-" + rand.Text()
 	}
-	in, err := k.content.Begin(ctx, key, content.Want{Digest: want, Size: size})
+	in, err := begin(ctx, k.content, key, content.Want{Digest: want, Size: size})
 	if errdefs.IsUnavailable(err) {
 		// Never wait for another writer while keeping one waiting.
 		if err := k.flush(ctx); err != nil {
 			return image.Descriptor{}, err
 		}
-		in, err = k.content.Begin(ctx, key, content.Want{Digest: want, Size: size, Wait: true})
+		in, err = begin(ctx, k.content, key, content.Want{Digest: want, Size: size, Wait: true})
 	}
 	if errdefs.IsAlreadyExists(err) {
 		return k.check(want, size, r)

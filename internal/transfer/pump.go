@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -88,7 +87,9 @@ func pumpSmall(in content.Ingest, r io.Reader, size int64) error {
 	return ended(in, size, err)
 }
 
-func atEnd(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+// atEnd tells whether the source ended. Errors that wrap these, as that of a lost connection, are
+// failures and not ends.
+func atEnd(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
 
 func ended(in content.Ingest, size int64, readErr error) error {
 	if readErr == nil && size >= 0 && in.Offset() != size {

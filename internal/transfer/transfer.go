@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
 
@@ -56,7 +57,8 @@ func (s Store) tree(ctx context.Context, root image.Descriptor) (*image.Tree, er
 	})
 }
 
-// have tells whether the bytes of d are in the store, with the size that d says.
+// have tells whether the bytes of d are in the store. Those of another size are as good as absent
+// if they are damaged, and otherwise not what d says.
 func (s Store) have(ctx context.Context, d image.Descriptor) (bool, error) {
 	info, err := s.Content.Info(ctx, d.Digest)
 	switch {
@@ -64,10 +66,52 @@ func (s Store) have(ctx context.Context, d image.Descriptor) (bool, error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case info.Size != d.Size:
-		return false, fmt.Errorf("blob %s: %w", d.Digest, &content.SizeError{Digest: d.Digest, Want: d.Size, Got: info.Size})
+	case info.Size == d.Size:
+		return true, nil
 	}
-	return true, nil
+	damaged, err := isDamaged(ctx, s.Content, d.Digest)
+	if err == nil && !damaged {
+		err = &content.SizeError{Digest: d.Digest, Want: d.Size, Got: info.Size}
+	}
+	return false, err
+}
+
+// isDamaged reads a blob to find out.
+func isDamaged(ctx context.Context, store content.Store, d image.Digest) (damaged bool, err error) {
+	r, err := store.Open(ctx, d)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var mismatch *content.MismatchError
+	if _, err = content.Copy(ctx, io.Discard, r, d); errors.As(err, &mismatch) {
+		return true, nil
+	}
+	return false, err
+}
+
+// begin is [content.Store.Begin] that first puts away a blob that is not whole: a disk can lose
+// the end of a file.
+func begin(ctx context.Context, store content.Store, key string, want content.Want) (content.Ingest, error) {
+	in, err := store.Begin(ctx, key, want)
+	if !errdefs.IsAlreadyExists(err) || want.Size < 0 {
+		return in, err
+	}
+	info, infoErr := store.Info(ctx, want.Digest)
+	if infoErr != nil || info.Size == want.Size {
+		return nil, errors.Join(err, infoErr)
+	}
+	damaged, readErr := isDamaged(ctx, store, want.Digest)
+	switch {
+	case readErr != nil:
+		return nil, readErr
+	case !damaged:
+		return nil, &content.SizeError{Digest: want.Digest, Want: want.Size, Got: info.Size}
+	}
+	if err := store.Delete(ctx, want.Digest); err != nil {
+		return nil, err
+	}
+	return store.Begin(ctx, key, want)
 }
 
 // missing lists those of descriptors whose bytes are not in the store.
