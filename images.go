@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -99,8 +100,10 @@ func (s *Store) Tag(ctx context.Context, src, dst string, force bool) error {
 	if err != nil {
 		return fmt.Errorf("tag %s: %w", dst, err)
 	}
-	_, err = s.meta.Tag(ctx, s.ns, img.Name, r.String(), force)
-	return err
+	if _, err := s.meta.Tag(ctx, s.ns, img.Name, r.String(), force); err != nil {
+		return fmt.Errorf("tag %s: %w", src, err)
+	}
+	return nil
 }
 
 // RemoveImages takes names away and returns those that went. Content goes at the next collection.
@@ -113,8 +116,10 @@ func (s *Store) RemoveImages(ctx context.Context, names ...string) ([]string, er
 		}
 		full = append(full, img.Name)
 	}
-	_, err := s.meta.RemoveImages(ctx, s.ns, full...)
-	return full, err
+	if _, err := s.meta.RemoveImages(ctx, s.ns, full...); err != nil {
+		return nil, fmt.Errorf("remove %s: %w", strings.Join(names, " "), err)
+	}
+	return full, nil
 }
 
 // LabelImage sets labels of an image; an empty value removes one.
@@ -123,8 +128,10 @@ func (s *Store) LabelImage(ctx context.Context, name string, labels map[string]s
 	if err != nil {
 		return fmt.Errorf("label %s: %w", name, err)
 	}
-	_, err = s.meta.LabelImage(ctx, s.ns, img.Name, labels)
-	return err
+	if _, err := s.meta.LabelImage(ctx, s.ns, img.Name, labels); err != nil {
+		return fmt.Errorf("label %s: %w", name, err)
+	}
+	return nil
 }
 
 // CheckImage looks for every blob that an image needs, on the disk; with verify it also reads

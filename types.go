@@ -1,6 +1,10 @@
 package stowage
 
 import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/doctor"
 	"github.com/stowage/stowage/internal/gc"
@@ -99,8 +103,14 @@ const (
 // SerialProgress makes a sink that calls f for one event at a time.
 func SerialProgress(f func(ProgressEvent)) ProgressSink { return progress.Serial(f) }
 
-// ParsePlatform reads os/architecture[/variant].
-func ParsePlatform(s string) (Platform, error) { return image.ParsePlatform(s) }
+// ParsePlatform reads os/architecture[/variant]. Errors: [errdefs.ErrInvalidArgument].
+func ParsePlatform(s string) (Platform, error) {
+	p, err := image.ParsePlatform(s)
+	if err != nil {
+		return Platform{}, fmt.Errorf("want OS/ARCHITECTURE[/VARIANT], such as linux/arm64: %w", errdefs.ErrInvalidArgument)
+	}
+	return p, nil
+}
 
 // FormatPlatform writes a platform as os/architecture[/variant].
 func FormatPlatform(p Platform) string { return image.FormatPlatform(p) }

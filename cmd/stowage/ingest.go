@@ -91,7 +91,8 @@ off goes on under the same REF, when it is given the same bytes again.`,
 func contentAbortCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "abort REF", Short: "Throw away what was kept of an unfinished blob",
-		Args: cobra.ExactArgs(1),
+		Example: "  stowage content abort my-layer",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.local()
 			if err != nil {
@@ -109,7 +110,7 @@ func (a *app) importBlobs(cmd *cobra.Command, s *stowage.Store, file string) (re
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("import: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	return s.ImportBlobs(cmd.Context(), f)

@@ -103,7 +103,8 @@ func leaseCreateCommand(a *app) *cobra.Command {
 func leaseRmCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm ID...", Aliases: []string{"remove", "delete", "del"}, Short: "Remove leases",
-		Args: cobra.MinimumNArgs(1),
+		Example: "  stowage lease rm night",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.local()
 			if err != nil {

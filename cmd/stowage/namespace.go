@@ -48,7 +48,8 @@ func namespaceLsCommand(a *app) *cobra.Command {
 func namespaceCreateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "create NAME [K=V...]", Short: "Make a namespace", Aliases: []string{"c"},
-		Args: cobra.MinimumNArgs(1),
+		Example: "  stowage namespace create team owner=alice",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := parseLabels(args[1:])
 			if err != nil {
@@ -66,7 +67,8 @@ func namespaceCreateCommand(a *app) *cobra.Command {
 func namespaceRmCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME...", Aliases: []string{"remove", "delete", "del"}, Short: "Remove empty namespaces",
-		Args: cobra.MinimumNArgs(1),
+		Example: "  stowage namespace rm team",
+		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.local()
 			if err != nil {
@@ -85,7 +87,8 @@ func namespaceRmCommand(a *app) *cobra.Command {
 func namespaceLabelCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "label NAME K=V...", Short: "Set labels of a namespace; K= removes one",
-		Args: cobra.MinimumNArgs(2),
+		Example: "  stowage namespace label team owner=bob",
+		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := parseLabels(args[1:])
 			if err != nil {

@@ -145,9 +145,9 @@ func (s *stream) explain(err error) error {
 	case s.in.failed() != nil:
 		return s.in.failed()
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("the archive is truncated: %w: %w", err, errdefs.ErrDataLoss)
+		return fmt.Errorf("the archive is truncated: %w", errdefs.ErrDataLoss)
 	case errors.Is(err, tar.ErrHeader) && s.packed == image.Uncompressed:
-		return fmt.Errorf("not a tar, or of an unknown compression: %w: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("not a tar, or of an unknown compression: %w", errdefs.ErrInvalidArgument)
 	case errdefs.IsNotImplemented(err):
 		return err
 	case s.packed != image.Uncompressed:

@@ -78,7 +78,7 @@ func TestParseDocumentRefuses(t *testing.T) {
 		{"not JSON", `hello`, "not JSON", nil},
 		{"cut short", good[:len(good)-1], "not JSON", nil},
 		{"trailing data", good + `{}`, "after top-level value", nil},
-		{"not an object", `[]`, "cannot unmarshal array", nil},
+		{"not an object", `[]`, "not an object", nil},
 		{"null", `null`, "neither a manifest nor an index", nil},
 		{"not UTF-8", strings.Replace(good, "schema", "sch\xff", 1), "not UTF-8", nil},
 		{"too large", good + strings.Repeat(" ", MaxDocument), "more than the limit", nil},

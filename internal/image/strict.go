@@ -40,7 +40,10 @@ func DecodeStrict(b []byte, limit int, v any) error {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	err := json.Unmarshal(b, v)
-	if wrong := new(json.UnmarshalTypeError); errors.As(err, &wrong) && wrong.Field != "" {
+	if wrong := new(json.UnmarshalTypeError); errors.As(err, &wrong) {
+		if wrong.Field == "" {
+			return fmt.Errorf("it is not an object: %s: %w", wrong.Value, errdefs.ErrInvalidArgument)
+		}
 		return fmt.Errorf("%s cannot be a %s: %w", wrong.Field, wrong.Value, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
