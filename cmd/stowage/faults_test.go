@@ -1,0 +1,424 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stowage/stowage/internal/imagetest"
+	"github.com/stowage/stowage/internal/registry/registrytest"
+)
+
+// A faulty rig is a rig whose registry can be spoilt, and mended again.
+type faultyRig struct {
+	*rig
+	registry http.Handler
+
+	mu    sync.Mutex
+	proxy *registrytest.Proxy
+}
+
+func newFaultyRig(t *testing.T) *faultyRig {
+	t.Helper()
+	reg, err := registrytest.New(registrytest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := reg.Close(); err != nil {
+			t.Errorf("close the registry: %v", err)
+		}
+	})
+	f := &faultyRig{registry: reg.Handler, proxy: registrytest.Wrap(reg.Handler)}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		proxy := f.proxy
+		f.mu.Unlock()
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	f.rig = newRoot(t, strings.TrimPrefix(front.URL, "http://"))
+	return f
+}
+
+// newRoot is a rig with a store and the command alone; host is put before names.
+func newRoot(t *testing.T, host string) *rig {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "stowage") // the test binary under this name is the command
+	if err := os.Symlink(self, bin); err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t: t, bin: bin, root: filepath.Join(dir, "store"), host: host}
+}
+
+// spoil puts faults before the registry in place of those that stood there; none mends it.
+func (f *faultyRig) spoil(faults ...registrytest.Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.proxy = registrytest.Wrap(f.registry, faults...)
+}
+
+func (f *faultyRig) requests() []registrytest.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.proxy.Requests()
+}
+
+// fails runs a command that must fail with a status, and with one line of error that fits want.
+func (r *rig) fails(status int, want string, args ...string) {
+	r.t.Helper()
+	_, errs, got := r.run(args...)
+	r.failed(got, status, errs, want, args...)
+}
+
+// goisms are words that no user should have to read.
+var goisms = regexp.MustCompile(`%!|<nil>|panic|goroutine|EOF|context |\*[a-z]+\.|0x[0-9a-f]{6}|errdefs|runtime error|Go |json: (cannot|unsupported)|(invalid argument|data loss|unavailable)$`)
+
+// failed checks how a command failed: its status, and an error of one line, with a hint at most,
+// that says nothing twice.
+func (r *rig) failed(got, status int, errs, want string, args ...string) {
+	r.t.Helper()
+	command := "stowage " + strings.Join(args, " ")
+	if got != status {
+		r.t.Errorf("%s: exit status %d, want %d: %s", command, got, status, errs)
+		return
+	}
+	lines := strings.Split(strings.TrimSuffix(errs, "\n"), "\n")
+	line, hints := lines[0], lines[1:]
+	if len(hints) > 1 || len(hints) == 1 && !strings.HasPrefix(hints[0], "hint: ") {
+		r.t.Errorf("%s: got %q, want one line and at most a hint", command, errs)
+	}
+	r.t.Logf("%s", errs)
+	cause, ok := strings.CutPrefix(line, "stowage: ")
+	if !ok || !regexp.MustCompile(want).MatchString(cause) {
+		r.t.Errorf("%s: got %q, want %q", command, line, want)
+	}
+	parts := strings.Split(cause, ": ")
+	for i, part := range parts {
+		if slices.Contains(parts[:i], part) {
+			r.t.Errorf("%s: %q stands twice in %q", command, part, line)
+		}
+	}
+	if bad := goisms.FindString(line); bad != "" {
+		r.t.Errorf("%s: %q in %q is not for users", command, bad, line)
+	}
+}
+
+// named checks which names the store has.
+func (r *rig) named(want ...string) {
+	r.t.Helper()
+	if got := strings.Fields(r.must("images", "-q")); !slices.Equal(got, want) {
+		r.t.Errorf("images are %q, want %q", got, want)
+	}
+}
+
+// both lets two faults happen to the same requests.
+func both(outer, inner registrytest.Fault) registrytest.Fault {
+	return func(next http.Handler) http.Handler { return outer(inner(next)) }
+}
+
+// TestSpoiltRegistry has the registry do wrong in every way. A pull that cannot bear it names
+// nothing, and the next one, from a registry that does well, completes the image.
+func TestSpoiltRegistry(t *testing.T) {
+	t.Parallel()
+	img, err := imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, imagetest.Seeded(1, 400_000), imagetest.Seeded(2, 90_000))}.Build("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := img.Manifest()
+	layer, config := "/blobs/"+m.Layers[0].Digest.String(), "/blobs/"+m.Config.Digest.String()
+	const manifest, get, any = "/manifests/", http.MethodGet, ""
+	on, always := registrytest.On, func(f registrytest.Fault) registrytest.Fault { return f }
+	once := func(f registrytest.Fault) registrytest.Fault { return registrytest.Times(1, f) }
+	twice := func(f registrytest.Fault) registrytest.Fault { return registrytest.Times(2, f) }
+	ofLayer := "^pull HOST/app:1: fetch layer " + m.Layers[0].Digest.String() + ": "
+	for _, tt := range []struct {
+		name   string
+		fault  registrytest.Fault
+		status int    // 0: it is borne
+		want   string // pattern of the error; HOST is the registry
+	}{
+		{"wrong bytes of a layer", on(get, layer, registrytest.WrongBytes()), 4, ofLayer + ".* hash to sha256:[0-9a-f]+$"},
+		{"wrong bytes of a config", on(get, config, registrytest.WrongBytes()), 4, "fetch config .* hash to sha256:[0-9a-f]+$"},
+		{"wrong bytes of a manifest", on(get, manifest, registrytest.WrongBytes()), 4, "^pull HOST/app:1: HOST: manifest .* hash to sha256:[0-9a-f]+$"},
+		{"short body once", on(get, layer, once(registrytest.Short(1000))), 0, ""},
+		{"short body always", on(get, layer, both(registrytest.IgnoreRange(), registrytest.Short(1000))), 5, ofLayer},
+		{"cut off once", on(get, layer, once(registrytest.Cut(100_000))), 0, ""},
+		{"cut off always", on(get, layer, both(registrytest.IgnoreRange(), registrytest.Cut(1000))), 5, ofLayer},
+		{"no range", both(registrytest.IgnoreRange(), on(get, layer, once(registrytest.Cut(100_000)))), 0, ""},
+		{"wrong range", both(on(get, layer, registrytest.WrongRange("bytes 7-9/10")), on(get, layer, once(registrytest.Cut(1000)))), 4, ofLayer},
+		{"long body", on(get, layer, registrytest.Longer("more", true)), 4, ofLayer + "HOST has more than the [0-9]+ bytes"},
+		{"long body of no length", on(get, layer, registrytest.Longer("more", false)), 4, ofLayer + "HOST has more than the [0-9]+ bytes"},
+		{"redirects in a circle", on(any, manifest, registrytest.Redirect("{path}")), 5, "redirects in a circle$"},
+		{"redirects without end", on(get, layer, registrytest.Redirect("{path}x")), 5, "more than 10 redirects$"},
+		{"401", always(registrytest.Status(401)), 5, "^pull HOST/app:1: HOST answered 401 Unauthorized"},
+		{"403", always(registrytest.Status(403)), 6, "^pull HOST/app:1: HOST answered 403 Forbidden"},
+		{"404", on(any, manifest, registrytest.Status(404)), 3, "^pull HOST/app:1: HOST answered 404 Not Found for manifest 1 of app$"},
+		{"404 of a layer", on(any, layer, registrytest.Status(404)), 3, ofLayer + "HOST answered 404 Not Found"},
+		{"429 for a moment", on(get, layer, once(registrytest.TooMany("1"))), 0, ""},
+		{"429 for hours", on(any, manifest, registrytest.TooMany("7200")), 5, "answered 429 Too Many Requests"},
+		{"500 for a moment", on(any, manifest, twice(registrytest.Status(500))), 0, ""},
+		{"503 of a layer for a moment", on(any, layer, twice(registrytest.Status(503))), 0, ""},
+		{"503 always", always(registrytest.Status(503)), 5, "answered 503 Service Unavailable"},
+		{"501 always", on(get, layer, registrytest.Status(501)), 5, ofLayer + "HOST answered 501 Not Implemented"},
+		{"a message of many lines", on(any, manifest, registrytest.Answer(404, nil, `{"errors":[{"code":"X","message":"no\nsuch\u001b[31m\nthing"}]}`)), 3, `404 Not Found for manifest 1 of app(: no such .*thing)?$`},
+		{"a web page", always(registrytest.WebPage()), 5, "answered with a web page"},
+		{"a web page for a layer", on(get, layer, registrytest.WebPage()), 5, ofLayer + "HOST answered with a web page"},
+		{"words for a manifest", on(any, manifest, registrytest.Answer(200, nil, "these are words")), 1, "^pull HOST/app:1: .* not JSON: "},
+		{"a manifest that is a list", on(any, manifest, registrytest.Answer(200, nil, "[]")), 1, "^pull HOST/app:1: .*: it is not an object: array$"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFaultyRig(t)
+			if err := imagetest.Push(t.Context(), f.host, "app", "1", img); err != nil {
+				t.Fatal(err)
+			}
+			name := f.host + "/app:1"
+			f.spoil(tt.fault)
+			if tt.status == 0 {
+				f.must("pull", "-q", name)
+			} else {
+				f.fails(tt.status, strings.ReplaceAll(tt.want, "HOST", regexp.QuoteMeta(f.host)), "pull", "-q", name)
+				f.named()
+			}
+			f.spoil()
+			f.must("pull", "-q", name)
+			f.named(name)
+			f.must("image", "check", "--verify")
+		})
+	}
+}
+
+// TestPullGoesOnAfterFault sees that the bytes of a layer that came before a failure are not
+// fetched again.
+func TestPullGoesOnAfterFault(t *testing.T) {
+	t.Parallel()
+	f := newFaultyRig(t)
+	img := f.push("app", "1", 4<<20, 50_000)
+	name := f.host + "/app:1"
+	layer := "/blobs/" + img.Manifest().Layers[0].Digest.String()
+	f.spoil(registrytest.On(http.MethodGet, layer, registrytest.First(registrytest.Cut(1<<20), registrytest.Status(401))))
+	f.fails(5, "answered 401 Unauthorized", "pull", "-q", name)
+	f.named()
+	f.spoil()
+	f.must("pull", "-q", name)
+	f.must("image", "check", "--verify")
+	var got []string
+	for _, r := range f.requests() {
+		if strings.Contains(r.Path, "/blobs/") {
+			got = append(got, r.Path+" "+r.Range)
+		}
+	}
+	if want := []string{"/v2/app" + layer + " bytes=1048576-"}; !slices.Equal(got, want) {
+		t.Errorf("the second pull asked for %q, want %q", got, want)
+	}
+}
+
+// TestRetryAfter sees that a registry is left alone for as long as it asks.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	f := newFaultyRig(t)
+	f.push("app", "1", 10_000)
+	f.spoil(registrytest.Times(1, registrytest.TooMany("2")))
+	begun := time.Now()
+	f.must("pull", "-q", f.host+"/app:1")
+	if took := time.Since(begun); took < 2*time.Second {
+		t.Errorf("the next request came after %v, want 2s or more", took)
+	}
+}
+
+// TestHugeManifest has the registry send a manifest without end, with and without saying so. It
+// is refused without being read.
+func TestHugeManifest(t *testing.T) {
+	t.Parallel()
+	for _, announced := range []bool{true, false} {
+		f := newFaultyRig(t)
+		f.spoil(registrytest.Huge("application/vnd.oci.image.manifest.v1+json", 1<<30, announced))
+		f.fails(1, "manifest 1 of app has at least [0-9]+ bytes where at most 4194304 are read$", "pull", "-q", f.host+"/app:1")
+		f.named()
+	}
+}
+
+// TestHugeManifestMemory looks at the command while it would tell of a manifest of 1 GiB, and
+// cannot: what it had to take to get there was little.
+func TestHugeManifestMemory(t *testing.T) {
+	t.Parallel()
+	f := newFaultyRig(t)
+	sent := make(chan int64, 1)
+	count := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := &counter{ResponseWriter: w}
+			next.ServeHTTP(c, r)
+			if r.Method == http.MethodGet {
+				sent <- c.n
+			}
+		})
+	}
+	f.spoil(count, registrytest.Huge("application/vnd.oci.image.manifest.v1+json", 1<<30, false))
+	ours, full, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ours.Close() }() // it was only read
+	const capacity = 4096               // the least that a pipe has
+	if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, full.Fd(), syscall.F_SETPIPE_SZ, capacity); errno != 0 {
+		t.Fatal(errno)
+	}
+	if _, err := full.Write(make([]byte, capacity)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := f.command("pull", "-q", f.host+"/app:1")
+	cmd.Stderr = full
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := full.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-sent; n > 64<<20 {
+		t.Errorf("the registry got rid of %d bytes, want no more than buffers take", n)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What wait tells is no use: it counts what the test itself had when it forked.
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var peak int
+	if _, err := fmt.Sscan(rest, &peak); err != nil || peak > 100<<10 { // KiB
+		t.Errorf("the pull took %d KiB of memory (%v), want less than 100 MiB", peak, err)
+	}
+	if _, err := io.Copy(io.Discard, ours); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // its status is compared below
+	if got := cmd.ProcessState.ExitCode(); got != 1 {
+		t.Errorf("exit status %d, want 1", got)
+	}
+}
+
+// A counter counts the bytes of an answer.
+type counter struct {
+	http.ResponseWriter
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// TestHostileIndex pulls indexes that have no end.
+func TestHostileIndex(t *testing.T) {
+	t.Parallel()
+	leaf, err := imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, imagetest.Seeded(1, 1000))}.Build("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("it contains itself", func(t *testing.T) {
+		t.Parallel()
+		f := newFaultyRig(t)
+		img := imagetest.Index(leaf)
+		if err := imagetest.Push(t.Context(), f.host, "app", "1", img); err != nil {
+			t.Fatal(err)
+		}
+		root, _ := img.Blob(img.Root.Digest)
+		body, err := root.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.spoil(registrytest.On("", "/manifests/"+leaf.Root.Digest.String(),
+			registrytest.Answer(200, http.Header{"Content-Type": {root.MediaType}}, string(body))))
+		f.fails(4, leaf.Root.Digest.String(), "pull", "-q", f.host+"/app:1")
+		f.named()
+		f.spoil()
+		f.must("pull", "-q", f.host+"/app:1")
+	})
+	t.Run("it is nested too deep", func(t *testing.T) {
+		t.Parallel()
+		f := newFaultyRig(t)
+		img := leaf
+		for range 40 {
+			img = imagetest.Index(img)
+		}
+		if err := imagetest.Push(t.Context(), f.host, "app", "1", img); err != nil {
+			t.Fatal(err)
+		}
+		f.fails(1, "^pull "+f.host+"/app:1: .*nested", "pull", "-q", f.host+"/app:1")
+		f.named()
+	})
+}
+
+// TestInterruptedHang presses Ctrl-C while a registry is silent, wherever it is so.
+func TestInterruptedHang(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"/manifests/", "/blobs/"} {
+		t.Run(strings.Trim(at, "/"), func(t *testing.T) {
+			t.Parallel()
+			f := newFaultyRig(t)
+			f.push("app", "1", 10_000)
+			reached := make(chan struct{})
+			var once sync.Once
+			tell := func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					once.Do(func() { close(reached) })
+					next.ServeHTTP(w, r)
+				})
+			}
+			f.spoil(registrytest.On("", at, tell), registrytest.On("", at, registrytest.Hang()))
+			args := []string{"pull", "-q", f.host + "/app:1"}
+			cmd := f.command(args...)
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-reached
+			begun := time.Now()
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // its status is compared below
+			if took := time.Since(begun); took > 3*time.Second {
+				t.Errorf("it ended %v after the interrupt, want at once", took)
+			}
+			f.failed(cmd.ProcessState.ExitCode(), 130, errs.String(), "^pull "+f.host+"/app:1: ", args...)
+			f.named()
+			f.spoil()
+			f.must("pull", "-q", f.host+"/app:1")
+		})
+	}
+}
+
+// TestUnreachable pulls from where there is no registry.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	closed := httptest.NewServer(http.NotFoundHandler())
+	host := strings.TrimPrefix(closed.URL, "http://")
+	closed.Close()
+	r := newRoot(t, host)
+	r.fails(5, "^pull "+host+"/app:1: "+host+": manifest 1 of app: connection refused$", "pull", "-q", host+"/app:1")
+	r.fails(5, "^pull registry.invalid/app:1: registry.invalid: manifest 1 of app: (there is no such host|its address cannot be looked up)$",
+		"pull", "-q", "registry.invalid/app:1")
+	r.named()
+}
