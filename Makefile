@@ -8,7 +8,7 @@ export CGO_ENABLED = 0
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 
-.PHONY: build demo test lint bench fuzz deps clean
+.PHONY: build demo test lint bench fuzz drill deps clean
 
 # One static binary.
 build:
@@ -49,13 +49,19 @@ bench: build deps
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./internal/content/... ./internal/kv/... | tee bin/bench.txt
 	$(GO) tool benchstat bin/bench.txt
 
-# Every fuzz target in turn, FUZZTIME each.
+# Pulls that are killed at random moments, KILLS times; the tests do it 50 times.
+KILLS ?= 500
+drill:
+	$(GO) test -count 1 -timeout 60m -v -run TestKilledPulls ./cmd/stowage -kills $(KILLS)
+
+# Every fuzz target in turn, FUZZTIME each. Large seeds are not minimized for long, which would
+# otherwise take most of the time.
 fuzz:
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		targets=$$($(GO) test -list '^Fuzz' "$$dir"); \
 		for target in $$(grep '^Fuzz' <<<"$$targets"); do \
 			echo "$$dir $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$dir"; \
 		done; \
 	done
 
