@@ -147,7 +147,7 @@ func (s *Store) digestOf(ctx context.Context, text string) (image.Digest, error)
 	}
 	algorithm, hex, ok := ref.ParseDigestPrefix(text)
 	if !ok {
-		return "", fmt.Errorf("%q is not a digest: %w", text, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("blob %q: not a digest, or the beginning of one: %w", text, errdefs.ErrInvalidArgument)
 	}
 	list, err := s.meta.BlobsByPrefix(ctx, s.ns, algorithm+":"+hex)
 	if err != nil {

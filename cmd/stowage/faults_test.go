@@ -91,7 +91,7 @@ func (r *rig) fails(status int, want string, args ...string) {
 }
 
 // goisms are words that no user should have to read.
-var goisms = regexp.MustCompile(`%!|<nil>|panic|goroutine|EOF|context |\*[a-z]+\.|0x[0-9a-f]{6}|errdefs|runtime error|Go |json: (cannot|unsupported)|(invalid argument|data loss|unavailable)$`)
+var goisms = regexp.MustCompile(`%!|<nil>|panic|goroutine|EOF|context |\*[a-z]+\.|0x[0-9a-f]{6}|errdefs|runtime error|Go |json: (cannot|unsupported)|: .*: (invalid argument|data loss|unavailable)$`)
 
 // failed checks how a command failed: its status, and an error of one line, with a hint at most,
 // that says nothing twice.
@@ -118,7 +118,7 @@ func (r *rig) failed(got, status int, errs, want string, args ...string) {
 			r.t.Errorf("%s: %q stands twice in %q", command, part, line)
 		}
 	}
-	if bad := goisms.FindString(line); bad != "" {
+	if bad := goisms.FindString(cause); bad != "" {
 		r.t.Errorf("%s: %q in %q is not for users", command, bad, line)
 	}
 }

@@ -130,8 +130,8 @@ func oneLine(err error) string {
 	for line := range strings.Lines(err.Error()) {
 		line = strings.TrimSuffix(line, "\n")
 		for _, kind := range silent {
-			if errors.Is(err, kind) {
-				line = strings.TrimSuffix(line, ": "+kind.Error())
+			if rest, ok := strings.CutSuffix(line, ": "+kind.Error()); ok && errors.Is(err, kind) && strings.Contains(rest, ": ") {
+				line = rest
 			}
 		}
 		again := slices.ContainsFunc(told, func(before string) bool {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -28,7 +29,11 @@ func WriteFile(name string, nosync bool, write func(io.Writer) error) (err error
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".part-*")
 	if err != nil {
-		return err
+		var beside *fs.PathError
+		if errors.As(err, &beside) {
+			err = beside.Err // its name is nothing to the caller
+		}
+		return fmt.Errorf("create %s: %w", name, err)
 	}
 	done := false
 	defer func() {
