@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -226,17 +227,32 @@ func TestPullGoesOn(t *testing.T) {
 		status int
 	}{{"interrupted", os.Interrupt, 130}, {"killed", os.Kill, -1}} {
 		t.Run(how.name, func(t *testing.T) {
-			r := newRig(t, 32<<20)
-			r.push("app", "1", 48<<20)
+			r := newRig(t, 16<<20)
+			r.push("app", "1", 48<<20) // 24 MiB when it is compressed
 			name := r.host + "/app:1"
 			cmd := r.command("pull", "--progress", "json", name)
-			var errs bytes.Buffer
-			cmd.Stderr = &errs
+			stderr, err := cmd.StderrPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(900 * time.Millisecond)
-			if err := cmd.Process.Signal(how.signal); err != nil {
+			var errs bytes.Buffer
+			signalled := false
+			for events := json.NewDecoder(io.TeeReader(stderr, &errs)); !signalled; {
+				var e stowage.ProgressEvent
+				if err := events.Decode(&e); err != nil {
+					t.Fatalf("%v: %s", err, errs.String())
+				}
+				if e.Offset > 17<<20 { // past the first checkpoint
+					signalled = true
+					if err := cmd.Process.Signal(how.signal); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if _, err := io.Copy(&errs, stderr); err != nil {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait() // its status is compared below

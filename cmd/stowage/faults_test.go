@@ -171,7 +171,7 @@ func TestSpoiltRegistry(t *testing.T) {
 		{"redirects in a circle", on(any, manifest, registrytest.Redirect("{path}")), 5, "redirects in a circle$"},
 		{"redirects without end", on(get, layer, registrytest.Redirect("{path}x")), 5, "more than 10 redirects$"},
 		{"401", always(registrytest.Status(401)), 5, "^pull HOST/app:1: HOST answered 401 Unauthorized"},
-		{"403", always(registrytest.Status(403)), 6, "^pull HOST/app:1: HOST answered 403 Forbidden"},
+		{"403", always(registrytest.Status(403)), 5, "^pull HOST/app:1: HOST answered 403 Forbidden"},
 		{"404", on(any, manifest, registrytest.Status(404)), 3, "^pull HOST/app:1: HOST answered 404 Not Found for manifest 1 of app$"},
 		{"404 of a layer", on(any, layer, registrytest.Status(404)), 3, ofLayer + "HOST answered 404 Not Found"},
 		{"429 for a moment", on(get, layer, once(registrytest.TooMany("1"))), 0, ""},

@@ -107,9 +107,10 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitDamage
 	case errdefs.IsNotFound(err), errors.Is(err, fs.ErrNotExist):
 		return exitNotFound
-	case errdefs.IsUnavailable(err), errdefs.IsUnauthorized(err), errdefs.IsDeadlineExceeded(err):
+	case errdefs.IsUnavailable(err), errdefs.IsDeadlineExceeded(err),
+		errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err): // by a registry
 		return exitUnreachable
-	case errdefs.IsAlreadyExists(err), errdefs.IsFailedPrecondition(err), errdefs.IsPermissionDenied(err):
+	case errdefs.IsAlreadyExists(err), errdefs.IsFailedPrecondition(err):
 		return exitRefused
 	}
 	return exitFailed

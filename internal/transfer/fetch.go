@@ -67,10 +67,8 @@ type fetcher struct {
 func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 	f.flushed = time.Now()
 	defer func() {
-		// What is whole but not committed is kept for the next try.
-		for _, in := range f.whole {
-			err = errors.Join(err, in.Close())
-		}
+		// Whatever went wrong, what is whole stays: on a full disk a commit still finds room.
+		err = errors.Join(err, f.flush(context.WithoutCancel(ctx)))
 	}()
 	err = par.Each(ctx, f.streams, blobs, func(ctx context.Context, b need) error {
 		in, err := f.fetch(ctx, b, false)
