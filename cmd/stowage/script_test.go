@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,8 +26,9 @@ func TestMain(m *testing.M) {
 //
 // Beside testscript's own commands there are:
 //
-//	push REPO:TAG KIND   puts an image into the registry at $REG; $IMAGE_KIND is its digest
-//	blob PATH DIGEST     sets $BLOB to the file of a blob below $STOWAGE_ROOT
+//	push REPO:TAG KIND   puts an image into the registry at $REG; $IMAGE_KIND is its digest,
+//	                     $BLOBn_KIND that of its nth blob, and $HEXn_KIND the hex of it
+//	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -108,7 +110,8 @@ func cmdPush(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(imagetest.Push(context.Background(), ts.Getenv("REG"), repo, tag, img))
 	ts.Setenv("IMAGE_"+args[1], img.Root.Digest.String())
 	for i, b := range img.Blobs {
-		ts.Setenv("BLOB"+string(rune('0'+i))+"_"+args[1], b.Digest.String())
+		ts.Setenv(fmt.Sprintf("BLOB%d_%s", i, args[1]), b.Digest.String())
+		ts.Setenv(fmt.Sprintf("HEX%d_%s", i, args[1]), b.Digest.Encoded())
 	}
 }
 
