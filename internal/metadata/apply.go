@@ -13,26 +13,6 @@ import (
 	"github.com/stowage/stowage/internal/image"
 )
 
-// A blobRow says that the bytes of a blob are here.
-type blobRow struct {
-	Size      int64     `json:"size"`
-	CreatedAt time.Time `json:"createdAt"`
-}
-
-// A knownRow is a blob as one namespace knows it.
-type knownRow struct {
-	Size      int64             `json:"size"`
-	CreatedAt time.Time         `json:"createdAt"`
-	UpdatedAt time.Time         `json:"updatedAt"`
-	Labels    map[string]string `json:"labels,omitempty"`
-}
-
-// A documentRow is a document as it is stored.
-type documentRow struct {
-	Size int64 `json:"size"`
-	image.Document
-}
-
 // Apply adds a batch to a namespace, which is made if it is new, and returns the batch's images
 // as they are now: all of it or nothing. Images of earlier batches, of every namespace, become
 // complete when the blobs that they lacked arrive.
@@ -85,14 +65,16 @@ func (c change) apply(ns string, b Batch) ([]Image, error) {
 		}
 	}
 	var images []Image
+	done := map[namedImage]bool{}
 	for _, put := range b.Images {
 		img, err := c.addImage(ns, put, now)
 		if err != nil {
 			return nil, err
 		}
 		images = append(images, img)
+		done[namedImage{ns, put.Name}] = true
 	}
-	if err := c.recompute(fresh...); err != nil {
+	if err := c.recompute(done, fresh...); err != nil {
 		return nil, err
 	}
 	if h := b.Release; h != nil {
@@ -119,7 +101,7 @@ func (c change) addBlob(ns string, b Blob, now time.Time) (isNew bool, err error
 	}
 	if !here {
 		c.sizes[b.Digest] = b.Size
-		if err := c.put(blobKey(b.Digest), blobRow{b.Size, now}); err != nil {
+		if err := c.put(blobKey(b.Digest), blobRow{b.Size}); err != nil {
 			return false, err
 		}
 	}
@@ -154,11 +136,11 @@ func (c change) addDocument(doc *Document) (isNew bool, err error) {
 		return false, nil
 	}
 	c.documents[doc.Digest] = doc
-	if err := c.put(documentKey(doc.Digest), documentRow{doc.Size, doc.Document}); err != nil {
+	if err := c.put(documentKey(doc.Digest), documentRow{Size: doc.Size, Document: doc.Document}); err != nil {
 		return false, err
 	}
 	for _, e := range edges(doc) {
-		if err := c.put(parentKey(e.child, doc.Digest), e.places); err != nil {
+		if err := c.put(parentKey(e.child, doc.Digest), parentRow(e.places)); err != nil {
 			return false, err
 		}
 	}
@@ -227,15 +209,20 @@ func (c change) putImage(ns string, row *imageRow, now time.Time) error {
 	return c.put(key(imageRows, ns, row.Name), row)
 }
 
-// recompute finds anew what is here of every image that reaches one of digests.
-func (c change) recompute(digests ...image.Digest) error {
+// recompute finds anew what is here of every image that reaches one of digests, but for those
+// of which that is done.
+func (c change) recompute(done map[namedImage]bool, digests ...image.Digest) error {
 	above, err := c.above(digests...)
 	if err != nil {
 		return err
 	}
 	var stale []namedImage
 	for d := range above {
-		err := c.imagesOf(d, func(ns, name string) { stale = append(stale, namedImage{ns, name}) })
+		err := c.imagesOf(d, func(ns, name string) {
+			if n := (namedImage{ns, name}); !done[n] {
+				stale = append(stale, n)
+			}
+		})
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,7 @@ package metadata
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,40 +36,36 @@ func (s *Store) Blob(ctx context.Context, ns string, d image.Digest) (b Blob, er
 
 // Blobs lists the blobs of a namespace, by digest.
 func (s *Store) Blobs(ctx context.Context, ns string) ([]Blob, error) {
-	return s.scanBlobs(ctx, key(knownRows, ns, ""), "")
+	return s.BlobsByPrefix(ctx, ns, "")
 }
 
 // BlobsByPrefix lists the blobs of a namespace whose digest begins with prefix: in full, as
 // algorithm:hex, or with its hex alone.
-func (s *Store) BlobsByPrefix(ctx context.Context, ns, prefix string) ([]Blob, error) {
-	return s.scanBlobs(ctx, key(knownRows, ns, ""), digestPrefixes(prefix)...)
-}
-
-func (s *Store) scanBlobs(ctx context.Context, rows []byte, prefixes ...string) (list []Blob, err error) {
+func (s *Store) BlobsByPrefix(ctx context.Context, ns, prefix string) (list []Blob, err error) {
+	rows := key(knownRows, ns, "")
 	err = s.view(ctx, func(v view) error {
-		for _, p := range prefixes {
-			for e, err := range v.Scan([]byte(string(rows) + p)) {
+		for _, p := range digestPrefixes(prefix) {
+			for e, err := range v.Scan(slices.Concat(rows, p.short)) {
 				if err != nil {
 					return err
+				}
+				d, err := lastDigest(e.Key, rows)
+				if err != nil {
+					return err
+				}
+				if !p.of(d) {
+					continue
 				}
 				var row knownRow
 				if err := decode(e.Key, e.Value, &row); err != nil {
 					return err
 				}
-				list = append(list, row.blob(image.Digest(last(e.Key, rows))))
+				list = append(list, row.blob(d))
 			}
 		}
 		return nil
 	})
 	return list, err
-}
-
-// digestPrefixes are the beginnings of digests that a person may mean by prefix.
-func digestPrefixes(prefix string) []string {
-	if strings.Contains(prefix, ":") {
-		return []string{prefix}
-	}
-	return []string{"sha256:" + prefix, "sha512:" + prefix}
 }
 
 // HasBlobs tells of each digest whether its bytes are here, whatever namespaces know it. That
@@ -168,7 +164,7 @@ func (s *Store) RemoveBlob(ctx context.Context, ns string, d image.Digest, force
 		if err := c.doom(Garbage{d, row.Size}); err != nil {
 			return err
 		}
-		return c.recompute(d)
+		return c.recompute(nil, d)
 	})
 }
 
@@ -243,7 +239,7 @@ func (s *Store) Recheck(ctx context.Context, ns, name string, missing []image.Di
 				return err
 			}
 		}
-		if err := c.recompute(append(missing, row.Target.Digest)...); err != nil {
+		if err := c.recompute(nil, append(missing, row.Target.Digest)...); err != nil {
 			return err
 		}
 		row, err = c.image(ns, name)

@@ -15,24 +15,6 @@ type imageRow struct {
 	Want []image.Digest `json:"want,omitempty"`
 }
 
-// document returns a document, or nil if there is none.
-func (v view) document(d image.Digest) (*Document, error) {
-	if doc, ok := v.documents[d]; ok {
-		return doc, nil
-	}
-	row := new(documentRow)
-	err := v.get(documentKey(d), row)
-	switch {
-	case errdefs.IsNotFound(err):
-		v.documents[d] = nil
-	case err != nil:
-		return nil, err
-	default:
-		v.documents[d] = &Document{Digest: d, Size: row.Size, Document: row.Document}
-	}
-	return v.documents[d], nil
-}
-
 // size returns the size of a blob, and whether its bytes are here.
 func (v view) size(d image.Digest) (int64, bool, error) {
 	if n, ok := v.sizes[d]; ok {

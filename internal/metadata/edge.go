@@ -2,15 +2,10 @@ package metadata
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/stowage/stowage/internal/image"
 )
-
-// placeSubject is the place of a referrer's subject. It points the other way than the rest: the
-// subject keeps the referrer, and does not need it.
-const placeSubject = "subject"
 
 // An Edge is a stored fact that something points to a blob: a document, or a name.
 type Edge struct {
@@ -27,9 +22,9 @@ func (s *Store) ReferencedBy(ctx context.Context, d image.Digest) (list []Edge, 
 		return nil, err
 	}
 	err = s.view(ctx, func(v view) error {
-		err := v.parents(d, func(parent image.Digest, places []string) error {
+		err := v.parents(d, func(parent image.Digest, places []place) error {
 			for _, p := range places {
-				list = append(list, Edge{Parent: parent, Place: p})
+				list = append(list, Edge{Parent: parent, Place: p.String()})
 			}
 			return nil
 		})
@@ -46,21 +41,17 @@ func (s *Store) ReferencedBy(ctx context.Context, d image.Digest) (list []Edge, 
 // edges lists what doc points to, each child once with all its places.
 func edges(doc *Document) (list []edge) {
 	at := map[image.Digest]int{}
-	add := func(child image.Digest, place string) {
+	add := func(child image.Digest, p place) {
 		i, ok := at[child]
 		if !ok {
 			i = len(list)
 			at[child] = i
 			list = append(list, edge{child: child})
 		}
-		list[i].places = append(list[i].places, place)
+		list[i].places = append(list[i].places, p)
 	}
 	for c := range doc.Children() {
-		if c.Place == image.PlaceConfig {
-			add(c.Digest, string(c.Place))
-		} else {
-			add(c.Digest, fmt.Sprintf("%s %d", c.Place, c.Index))
-		}
+		add(c.Digest, placeOf(c))
 	}
 	if doc.Subject != nil {
 		add(doc.Subject.Digest, placeSubject)
@@ -70,21 +61,25 @@ func edges(doc *Document) (list []edge) {
 
 type edge struct {
 	child  image.Digest
-	places []string
+	places []place
 }
 
 // parents calls f for each document that points to d.
-func (v view) parents(d image.Digest, f func(parent image.Digest, places []string) error) error {
-	prefix := key(parentRows, d.String(), "")
+func (v view) parents(d image.Digest, f func(parent image.Digest, places []place) error) error {
+	prefix := digestKey(parentRows, d)
 	for e, err := range v.Scan(prefix) {
 		if err != nil {
 			return err
 		}
-		var places []string
+		parent, err := lastDigest(e.Key, prefix)
+		if err != nil {
+			return err
+		}
+		var places parentRow
 		if err := decode(e.Key, e.Value, &places); err != nil {
 			return err
 		}
-		if err := f(image.Digest(last(e.Key, prefix)), places); err != nil {
+		if err := f(parent, places); err != nil {
 			return err
 		}
 	}
@@ -93,12 +88,15 @@ func (v view) parents(d image.Digest, f func(parent image.Digest, places []strin
 
 // imagesOf calls f for each image whose target is d.
 func (v view) imagesOf(d image.Digest, f func(ns, name string)) error {
-	prefix := key(targetRows, d.String(), "")
-	for e, err := range v.Scan(prefix) {
+	for e, err := range v.Scan(digestKey(targetRows, d)) {
 		if err != nil {
 			return err
 		}
-		f(cut(e.Key, prefix))
+		_, ns, name, err := parseTargetKey(e.Key)
+		if err != nil {
+			return err
+		}
+		f(ns, name)
 	}
 	return nil
 }
@@ -113,8 +111,8 @@ func (v view) above(digests ...image.Digest) (map[image.Digest]bool, error) {
 			continue
 		}
 		found[d] = true
-		err := v.parents(d, func(parent image.Digest, places []string) error {
-			if slices.ContainsFunc(places, func(p string) bool { return p != placeSubject }) {
+		err := v.parents(d, func(parent image.Digest, places []place) error {
+			if slices.ContainsFunc(places, func(p place) bool { return p != placeSubject }) {
 				digests = append(digests, parent)
 			}
 			return nil
@@ -136,7 +134,7 @@ func (v view) below(reached map[image.Digest]bool, digests []image.Digest) error
 			continue
 		}
 		reached[d] = true
-		doc, err := v.document(d)
+		doc, err := v.readDocument(d) // once is all
 		if err != nil {
 			return err
 		}
@@ -145,7 +143,7 @@ func (v view) below(reached map[image.Digest]bool, digests []image.Digest) error
 				digests = append(digests, c.Digest)
 			}
 		}
-		err = v.parents(d, func(parent image.Digest, places []string) error {
+		err = v.parents(d, func(parent image.Digest, places []place) error {
 			if slices.Contains(places, placeSubject) {
 				digests = append(digests, parent)
 			}

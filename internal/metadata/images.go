@@ -1,14 +1,14 @@
 package metadata
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/stowage/stowage/internal/image"
 )
 
 // image reads the row of an image. Errors: [errdefs.ErrNotFound]; [errdefs.ErrDataLoss] when it
@@ -57,13 +57,15 @@ func (s *Store) Images(ctx context.Context, ns string) (list []Image, err error)
 func (s *Store) ImagesByPrefix(ctx context.Context, ns, prefix string) (list []Image, err error) {
 	err = s.view(ctx, func(v view) error {
 		for _, p := range digestPrefixes(prefix) {
-			for e, err := range v.Scan(key(targetRows, p)) {
+			for e, err := range v.Scan(slices.Concat([]byte(targetRows), p.short)) {
 				if err != nil {
 					return err
 				}
-				_, rest := cut(e.Key, []byte(targetRows))
-				inNS, name := cut([]byte(rest), nil)
-				if inNS != ns {
+				d, inNS, name, err := parseTargetKey(e.Key)
+				if err != nil {
+					return err
+				}
+				if inNS != ns || !p.of(d) {
 					continue
 				}
 				row, err := v.image(ns, name)
@@ -155,9 +157,12 @@ func (v view) targetsOf(ns, name string) (found [][]byte, err error) {
 		if err != nil {
 			return nil, err
 		}
-		d, _ := cut(e.Key, []byte(targetRows))
-		if k := targetKey(image.Digest(d), ns, name); string(k) == string(e.Key) {
-			found = append(found, k)
+		_, inNS, inName, err := parseTargetKey(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		if inNS == ns && inName == name {
+			found = append(found, bytes.Clone(e.Key))
 		}
 	}
 	return found, nil

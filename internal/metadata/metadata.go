@@ -3,21 +3,22 @@
 // Bytes are the business of the content store, and their order is always the same: bytes are
 // durable before the row that names them, and a row goes before its bytes do.
 //
-// The schema. ␀ is a zero byte; values are JSON.
+// The schema. ␀ is a zero byte; digests in keys are binary, and of a known length. Values are
+// JSON, but for those of c, b, d, u and x, of which there are many: they have short forms.
 //
 //	version                    1
 //
 //	n/<namespace>              a namespace                 {createdAt, labels}
 //	i/<namespace>␀<name>       an image                    Image, and what is wanted of it
-//	t/<digest>␀<ns>␀<name>     an image by its target      -
-//	c/<namespace>␀<digest>     a blob as a namespace       {size, createdAt, updatedAt, labels}
+//	t/<digest><ns>␀<name>      an image by its target      -
+//	c/<namespace>␀<digest>     a blob as a namespace       size, createdAt, updatedAt, labels
 //	                           knows it
 //	l/<namespace>␀<id>         a lease, or the hold of a   Lease
 //	                           running operation
 //	     each namespace sees its own │ all namespaces share
-//	b/<digest>                 the bytes are here          {size, createdAt}
-//	d/<digest>                 a document: edges down      {size} and image.Document
-//	u/<child>␀<parent>         the same edges, upwards     ["config", "layer 0", "subject", …]
+//	b/<digest>                 the bytes are here          size
+//	d/<digest>                 a document: edges down      size and image.Document
+//	u/<child><parent>          the same edges, upwards     places: config, layer 0, subject, …
 //	x/<digest>                 doomed: bytes to be         size
 //	                           deleted, not to be believed
 //
@@ -41,9 +42,7 @@ package metadata
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/containerd/errdefs"
 
@@ -132,16 +131,9 @@ func (v view) has(key []byte) (bool, error) {
 	return err == nil, err
 }
 
-func decode(key, value []byte, row any) error {
-	if err := json.Unmarshal(value, row); err != nil {
-		return fmt.Errorf("row %q: %w: %w", key, err, errdefs.ErrDataLoss)
-	}
-	return nil
-}
-
 // put encodes row under key.
 func (c change) put(key []byte, row any) error {
-	b, err := json.Marshal(row)
+	b, err := encode(row)
 	if err != nil {
 		return err
 	}

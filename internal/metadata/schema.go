@@ -1,66 +1,14 @@
 package metadata
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
 
-	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv"
 )
-
-// The kinds of rows, by the beginnings of their keys.
-const (
-	namespaceRows = "n/"
-	imageRows     = "i/"
-	targetRows    = "t/"
-	knownRows     = "c/"
-	leaseRows     = "l/"
-	blobRows      = "b/"
-	documentRows  = "d/"
-	parentRows    = "u/"
-	doomedRows    = "x/"
-)
-
-// key joins the parts of a key behind its kind. A last part that is empty makes the prefix of
-// all keys with the parts before it.
-func key(kind string, parts ...string) []byte {
-	k := []byte(kind)
-	for i, p := range parts {
-		if i > 0 {
-			k = append(k, 0)
-		}
-		k = append(k, p...)
-	}
-	return k
-}
-
-// last is the part of a key behind prefix, copied.
-func last(key, prefix []byte) string { return string(key[len(prefix):]) }
-
-// cut divides the parts of a key behind prefix at their first zero byte.
-func cut(key, prefix []byte) (before, after string) {
-	b, a, _ := bytes.Cut(key[len(prefix):], []byte{0})
-	return string(b), string(a)
-}
-
-func blobKey(d image.Digest) []byte     { return key(blobRows, d.String()) }
-func documentKey(d image.Digest) []byte { return key(documentRows, d.String()) }
-func doomedKey(d image.Digest) []byte   { return key(doomedRows, d.String()) }
-func knownKey(ns string, d image.Digest) []byte {
-	return key(knownRows, ns, d.String())
-}
-
-func parentKey(child, parent image.Digest) []byte {
-	return key(parentRows, child.String(), parent.String())
-}
-
-func targetKey(d image.Digest, ns, name string) []byte {
-	return key(targetRows, d.String(), ns, name)
-}
 
 // A migration changes the rows of one version into those of the next.
 type migration func(kv.Writer) error

@@ -2,12 +2,12 @@ package metadata
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,26 +21,25 @@ import (
 
 var update = flag.Bool("update", false, "write the fixture of the current version")
 
-// load returns a database with the rows of a fixture.
+// load returns a database with the rows of a fixture: on each line a key and its value, quoted.
 func load(t *testing.T, name string) kv.DB {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows map[string]json.RawMessage
-	if err := json.Unmarshal(b, &rows); err != nil {
-		t.Fatal(err)
-	}
 	db := mem.New()
-	err = db.Update(t.Context(), func(w kv.Writer) (err error) {
-		for k, v := range rows {
-			if string(v) == `""` { // the values of some rows are empty
-				v = nil
+	err = db.Update(t.Context(), func(w kv.Writer) error {
+		for line := range strings.Lines(string(b)) {
+			var key, value string
+			if _, err := fmt.Sscanf(line, "%q %q\n", &key, &value); err != nil {
+				return fmt.Errorf("%s: %w", line, err)
 			}
-			err = errors.Join(err, w.Put([]byte(k), v))
+			if err := w.Put([]byte(key), []byte(value)); err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -51,21 +50,17 @@ func load(t *testing.T, name string) kv.DB {
 // dump writes the rows of a database as a fixture.
 func dump(t *testing.T, db kv.DB, name string) {
 	t.Helper()
-	rows := map[string]json.RawMessage{}
+	var rows []byte
 	err := db.View(t.Context(), func(r kv.Reader) error {
 		for e, err := range r.Scan(nil) {
 			if err != nil {
 				return err
 			}
-			rows[string(e.Key)] = e.Value
-			if len(e.Value) == 0 {
-				rows[string(e.Key)] = json.RawMessage(`""`)
-			}
+			rows = fmt.Appendf(rows, "%+q %+q\n", e.Key, e.Value)
 		}
 		return nil
 	})
-	b, marshalErr := json.MarshalIndent(rows, "", "\t")
-	if err := errors.Join(err, marshalErr, os.WriteFile(filepath.Join("testdata", name), append(b, '\n'), 0o644)); err != nil {
+	if err := errors.Join(err, os.WriteFile(filepath.Join("testdata", name), rows, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -108,9 +103,9 @@ func TestVersion1(t *testing.T) {
 	if *update {
 		db := mem.New()
 		fill(t, db)
-		dump(t, db, "v1.json")
+		dump(t, db, "v1.txt")
 	}
-	s, ctx := New(load(t, "v1.json"), t.TempDir()), t.Context()
+	s, ctx := New(load(t, "v1.txt"), t.TempDir()), t.Context()
 	img, err := s.Image(ctx, "default", "docker.io/library/alpine:latest")
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +143,7 @@ func TestMigration(t *testing.T) {
 		"write": func(ctx context.Context, s *Store) error { return s.CreateNamespace(ctx, "new", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := load(t, "v1.json")
+			db := load(t, "v1.txt")
 			var ran []int
 			step := func(n int) migration {
 				return func(w kv.Writer) error {
@@ -182,7 +177,7 @@ func TestMigration(t *testing.T) {
 
 // A migration that fails leaves the database as it was.
 func TestFailedMigration(t *testing.T) {
-	db, want := load(t, "v1.json"), errors.New("no")
+	db, want := load(t, "v1.txt"), errors.New("no")
 	s := New(db, t.TempDir())
 	s.migrations = []migration{func(w kv.Writer) error { return errors.Join(w.Put([]byte("x"), nil), want) }}
 	if _, err := s.Namespaces(t.Context()); !errors.Is(err, want) {

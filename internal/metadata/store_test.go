@@ -234,6 +234,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"other size", ns, metadata.Batch{Blobs: []metadata.Blob{{Digest: desc("here").Digest, Size: 11}}}, errdefs.IsInvalidArgument},
 		{"label", ns, metadata.Batch{Blobs: []metadata.Blob{{Digest: desc("a").Digest, Labels: map[string]string{"k": strings.Repeat("v", 4096)}}}}, errdefs.IsInvalidArgument},
 		{"edge", ns, metadata.Batch{Documents: []metadata.Document{index("here", image.Descriptor{Digest: "x"})}}, errdefs.IsInvalidArgument},
+		{"size of an edge", ns, metadata.Batch{Documents: []metadata.Document{index("here", image.Descriptor{Digest: desc("a").Digest, Size: -1})}}, errdefs.IsInvalidArgument},
 		{"no name", ns, metadata.Batch{Images: []metadata.PutImage{put("", "m")}}, errdefs.IsInvalidArgument},
 		{"long name", ns, metadata.Batch{Images: []metadata.PutImage{put(strings.Repeat("n", 1025), "m")}}, errdefs.IsInvalidArgument},
 		{"document without its blob", ns, metadata.Batch{Documents: []metadata.Document{doc}}, errdefs.IsFailedPrecondition},
@@ -331,19 +332,34 @@ func TestReads(t *testing.T) {
 	s, ctx := newStore(t), t.Context()
 	alpine(t, s)
 	d := desc("l0").Digest
-	for _, prefix := range []string{d.String(), d.String()[:13], d.Encoded()[:6]} {
+	for _, prefix := range []string{d.String(), d.String()[:13], d.String()[:14], d.Encoded()[:6], d.Encoded()[:7], d.Encoded()} {
 		if got, err := s.BlobsByPrefix(ctx, ns, prefix); err != nil || len(got) != 1 || got[0].Digest != d {
 			t.Errorf("blobs by %q: got %v, %v, want %s", prefix, got, err, d)
 		}
 	}
 	target := desc("m").Digest
-	for _, prefix := range []string{target.String(), target.Encoded()[:6]} {
+	for _, prefix := range []string{target.String(), target.Encoded()[:6], target.Encoded()[:7]} {
 		if got, err := s.ImagesByPrefix(ctx, ns, prefix); err != nil || len(got) != 1 || got[0].Name != "alpine" {
 			t.Errorf("images by %q: got %v, %v, want alpine", prefix, got, err)
 		}
 		if got, err := s.ImagesByPrefix(ctx, "other", prefix); err != nil || len(got) != 0 {
 			t.Errorf("images of another namespace by %q: got %v, %v", prefix, got, err)
 		}
+	}
+	digit := "0"
+	if d.Encoded()[6] == '0' {
+		digit = "1"
+	}
+	for _, prefix := range []string{
+		d.Encoded()[:6] + digit, strings.ToUpper(d.Encoded()), d.String() + "0", d.String() + "00",
+		"sha512:" + d.Encoded()[:6], "md5:" + d.Encoded()[:6], "sha2", "x", "x0",
+	} {
+		if got, err := s.BlobsByPrefix(ctx, ns, prefix); err != nil || len(got) != 0 {
+			t.Errorf("blobs by %q: got %v, %v, want none", prefix, got, err)
+		}
+	}
+	if _, err := s.Blob(ctx, ns, image.Digest("sha256:"+strings.ToUpper(d.Encoded()))); !errdefs.IsNotFound(err) {
+		t.Errorf("blob by a digest in capitals: got %v, want not found", err)
 	}
 	if got, err := s.ImagesByPrefix(ctx, ns, d.String()); err != nil || len(got) != 0 {
 		t.Errorf("images by a layer: got %v, %v", got, err)

@@ -146,14 +146,15 @@ func (v view) mark(leases []liveLease) (mark, error) {
 	for _, l := range leases {
 		roots[l.namespace] = append(roots[l.namespace], l.Digests...)
 	}
-	prefix := []byte(targetRows)
-	for e, err := range v.Scan(prefix) {
+	for e, err := range v.Scan([]byte(targetRows)) {
 		if err != nil {
 			return m, err
 		}
-		d, rest := cut(e.Key, prefix)
-		ns, _ := cut([]byte(rest), nil)
-		roots[ns] = append(roots[ns], image.Digest(d))
+		d, ns, _, err := parseTargetKey(e.Key)
+		if err != nil {
+			return m, err
+		}
+		roots[ns] = append(roots[ns], d)
 	}
 	for ns, digests := range roots {
 		m.in[ns] = map[image.Digest]bool{}
@@ -177,7 +178,10 @@ func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := image.Digest(last(e.Key, []byte(blobRows)))
+		d, err := lastDigest(e.Key, []byte(blobRows))
+		if err != nil {
+			return nil, err
+		}
 		if m.keeps(d) {
 			continue
 		}
@@ -209,12 +213,16 @@ func (v view) doomed(asked func(image.Digest) bool) (list []Garbage, err error) 
 		if err != nil {
 			return nil, err
 		}
-		g := Garbage{Digest: image.Digest(last(e.Key, []byte(doomedRows)))}
-		if err := decode(e.Key, e.Value, &g.Size); err != nil {
+		d, err := lastDigest(e.Key, []byte(doomedRows))
+		if err != nil {
 			return nil, err
 		}
-		if asked(g.Digest) {
-			list = append(list, g)
+		var row blobRow
+		if err := decode(e.Key, e.Value, &row); err != nil {
+			return nil, err
+		}
+		if asked(d) {
+			list = append(list, Garbage{d, row.Size})
 		}
 	}
 	return list, nil
@@ -226,7 +234,7 @@ func (c change) doom(g Garbage) error {
 	if err := c.w.Delete(blobKey(g.Digest)); err != nil {
 		return err
 	}
-	return c.put(doomedKey(g.Digest), g.Size)
+	return c.put(doomedKey(g.Digest), blobRow{g.Size})
 }
 
 // dropUnreached removes the documents that are not kept, with their edges, and what namespaces
@@ -237,11 +245,14 @@ func (c change) dropUnreached(m mark) error {
 		if err != nil {
 			return err
 		}
-		d := image.Digest(last(e.Key, []byte(documentRows)))
+		d, err := lastDigest(e.Key, []byte(documentRows))
+		if err != nil {
+			return err
+		}
 		if m.keeps(d) {
 			continue
 		}
-		doc, err := c.document(d)
+		doc, err := c.readDocument(d)
 		if err != nil {
 			return err
 		}
@@ -254,9 +265,12 @@ func (c change) dropUnreached(m mark) error {
 		if err != nil {
 			return err
 		}
-		ns, d := cut(e.Key, []byte(knownRows))
-		if !m.in[ns][image.Digest(d)] && !m.held(image.Digest(d)) {
-			gone = append(gone, knownKey(ns, image.Digest(d)))
+		ns, d, err := parseKnownKey(e.Key)
+		if err != nil {
+			return err
+		}
+		if !m.in[ns][d] && !m.held(d) {
+			gone = append(gone, knownKey(ns, d))
 		}
 	}
 	for _, k := range gone {

@@ -70,13 +70,8 @@ func (b Batch) check() error {
 		}
 	}
 	for _, doc := range b.Documents {
-		if err := checkDigests(doc.Digest); err != nil {
+		if err := doc.check(); err != nil {
 			return err
-		}
-		for _, e := range edges(&doc) {
-			if err := checkDigests(e.child); err != nil {
-				return err
-			}
 		}
 	}
 	for _, img := range b.Images {

@@ -1,0 +1,182 @@
+package metadata
+
+import (
+	"encoding"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/kv/mem"
+)
+
+// busy is a document that has everything.
+func busy() documentRow {
+	config, subject := sample("config", 20), sample("subject", 1<<40)
+	config.MediaType = "application/vnd.oci.image.config.v1+json"
+	subject.Digest = digest.SHA512.FromString("subject")
+	odd := sample("odd", 0)
+	odd.URLs, odd.Annotations, odd.ArtifactType = []string{"https://example.com/l"}, map[string]string{"a": "b"}, "application/x"
+	odd.Data, odd.Platform = []byte("data"), &image.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
+	return documentRow{Size: 7, Document: image.Document{
+		MediaType: image.OCIManifest, ArtifactType: "application/y", Config: &config, Subject: &subject,
+		Layers: []image.Descriptor{sample("a", 1), sample("a", 1), odd}, Manifests: []image.Descriptor{odd},
+		Annotations: map[string]string{"c": "d"}, Platform: &image.Platform{OS: "windows", Architecture: "amd64"},
+	}}
+}
+
+// Rows are read as they were written, and what is cut off is an error.
+func TestRows(t *testing.T) {
+	when := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	known := knownRow{Size: 1 << 50, CreatedAt: when, UpdatedAt: when.Add(time.Hour)}
+	labelled := known
+	labelled.Labels = map[string]string{"k": "v"}
+	places := parentRow{placeSubject, placeConfig}
+	for _, c := range []image.Child{{Place: image.PlaceLayer, Index: 0}, {Place: image.PlaceLayer, Index: 300}, {Place: image.PlaceManifest, Index: 2}} {
+		places = append(places, placeOf(c))
+	}
+	doc := busy()
+	stored := doc
+	stored.Types = []string{doc.Config.MediaType, doc.Layers[0].MediaType}
+	for _, tt := range []struct {
+		name      string
+		row, want any
+		got       encoding.BinaryUnmarshaler
+		cuts      bool // every beginning is damaged
+	}{
+		{"blob", blobRow{300}, &blobRow{300}, new(blobRow), true},
+		{"known", known, &known, new(knownRow), true},
+		{"known with labels", labelled, &labelled, new(knownRow), false},
+		{"places", places, &places, new(parentRow), false},
+		{"document", doc, &stored, new(documentRow), false},
+		{"empty document", documentRow{}, &documentRow{}, new(documentRow), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, err := encode(tt.row)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := decode(nil, b, tt.got); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, tt.got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			for n := range b {
+				if err := decode(nil, b[:n], tt.got); tt.cuts && !errdefs.IsDataLoss(err) {
+					t.Errorf("%d of %d bytes: got %v, want data loss", n, len(b), err)
+				}
+			}
+		})
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	doc := busy()
+	var got []string
+	for _, e := range edges(&Document{Document: doc.Document}) {
+		for _, p := range e.places {
+			got = append(got, p.String())
+		}
+	}
+	want := []string{"config", "layer 0", "layer 1", "layer 2", "manifest 0", "subject"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Digests in keys stand in the order of their text, and come back as they were.
+func TestDigestKeys(t *testing.T) {
+	var digests []image.Digest
+	for _, s := range strings.Split("a b c d e f", " ") {
+		digests = append(digests, digest.FromString(s), digest.SHA512.FromString(s))
+	}
+	slices.Sort(digests)
+	var before string
+	for _, d := range digests {
+		k := blobKey(d)
+		if got, err := lastDigest(k, []byte(blobRows)); err != nil || got != d {
+			t.Errorf("got %s, %v, want %s", got, err, d)
+		}
+		if string(k) <= before {
+			t.Errorf("%s is not behind the one before it", d)
+		}
+		before = string(k)
+		if ns, got, err := parseKnownKey(knownKey("ns", d)); err != nil || ns != "ns" || got != d {
+			t.Errorf("known: got %s, %s, %v", ns, got, err)
+		}
+		if got, ns, name, err := parseTargetKey(targetKey(d, "ns", "name")); err != nil || ns != "ns" || name != "name" || got != d {
+			t.Errorf("target: got %s, %s, %s, %v", got, ns, name, err)
+		}
+		if got, err := lastDigest(parentKey("sha256:no", d), digestKey(parentRows, "sha256:no")); err != nil || got != d {
+			t.Errorf("parent: got %s, %v", got, err)
+		}
+		if got, err := lastDigest(k[:len(k)-1], []byte(blobRows)); !errdefs.IsDataLoss(err) {
+			t.Errorf("cut off: got %s, %v, want data loss", got, err)
+		}
+	}
+	for _, d := range []image.Digest{"", "sha256:", "md5:" + image.Digest(strings.Repeat("0", 32)), "sha256:" + image.Digest(strings.Repeat("x", 64))} {
+		if got, err := lastDigest(blobKey(d), []byte(blobRows)); err == nil {
+			t.Errorf("key of %q: got %s from it", d, got)
+		}
+	}
+}
+
+// A key that cannot be is reported, wherever rows are listed.
+func TestDamagedKeys(t *testing.T) {
+	for kind, list := range map[string]func(*Store) error{
+		"b/": func(s *Store) error { _, err := s.Garbage(t.Context(), nil); return err },
+		"x/": func(s *Store) error { _, err := s.Garbage(t.Context(), nil); return err },
+		"t/": func(s *Store) error { _, err := s.Garbage(t.Context(), nil); return err },
+		"c/": func(s *Store) error { _, err := s.Blobs(t.Context(), "ns"); return err },
+		"u/": func(s *Store) error { _, err := s.ReferencedBy(t.Context(), sample("a", 0).Digest); return err },
+	} {
+		k := []byte(kind)
+		switch kind {
+		case "c/":
+			k = append(key(knownRows, "ns", ""), algorithms[0].code)
+		case "u/":
+			k = digestKey(parentRows, sample("a", 0).Digest)
+		}
+		db := mem.New()
+		if err := db.Update(t.Context(), func(w kv.Writer) error { return w.Put(append(k, "bad"...), nil) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := list(New(db, t.TempDir())); !errdefs.IsDataLoss(err) {
+			t.Errorf("%s: got %v, want data loss", kind, err)
+		}
+	}
+}
+
+// Whatever the bytes of a row are, they are read or refused, and what was read stays what it is.
+func FuzzRows(f *testing.F) {
+	for _, row := range []any{busy(), knownRow{Size: 1, Labels: map[string]string{"a": "b"}}, parentRow{1, 2, 3}, blobRow{7}} {
+		b, err := encode(row)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var doc, again documentRow
+		if decode(nil, b, &doc) == nil {
+			written, err := encode(doc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := decode(nil, written, &again); err != nil {
+				t.Fatalf("what was written of %q: %v", b, err)
+			}
+			if got, want := len(again.Layers), len(doc.Layers); got != want {
+				t.Errorf("layers: got %d, want %d", got, want)
+			}
+		}
+		_, _, _ = decode(nil, b, new(knownRow)), decode(nil, b, new(parentRow)), decode(nil, b, new(blobRow))
+	})
+}
