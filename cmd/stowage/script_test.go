@@ -81,6 +81,8 @@ func fixture(kind string) (*imagetest.Image, error) {
 		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Zstd, tars...)}.Build("")
 	case "octet": // as Docker before 1.10 pushed it: redis:2.8.23
 		return imagetest.Spec{Layers: imagetest.Layers(imagetest.Gzip, tars...), Docker: true, ConfigType: imagetest.OctetStream}.Build("")
+	case "arm": // no index says what it is for, only its config
+		return spec(stowage.Platform{OS: "linux", Architecture: "arm64"}, "A=arm")
 	case "multi":
 		host, err := spec(stowage.Platform{OS: "linux", Architecture: "amd64"}, "A=host")
 		if err != nil {

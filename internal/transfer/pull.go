@@ -150,14 +150,14 @@ func (p *pull) selection(ctx context.Context, root image.Descriptor) (selection,
 	if err != nil {
 		return selection{}, nil, err
 	}
-	if doc := t.Document(root.Digest); len(p.o.Platforms) > 0 && doc.IsImage() {
-		if err := p.checkLone(ctx, doc); err != nil {
-			return selection{}, nil, err
-		}
-	}
 	chosen, err := selectPlatforms(t, p.o.Choice, []image.Platform{image.Host()})
 	if err != nil {
 		return selection{}, nil, err
+	}
+	if doc := t.Document(root.Digest); doc.IsImage() {
+		if chosen[0].Platform, err = p.lonePlatform(ctx, doc); err != nil {
+			return selection{}, nil, err
+		}
 	}
 	sel, err := selectBlobs(t, chosen)
 	return sel, t, err
@@ -282,24 +282,28 @@ func (p *pull) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, of
 	return p.reg.Blob(ctx, r, d, offset, onFault)
 }
 
-// checkLone refuses an image without an index that is for none of the platforms asked for. Only
-// its config says what it is for; that is read before the layers come.
-func (p *pull) checkLone(ctx context.Context, doc *image.Document) error {
+// lonePlatform tells what an image without an index is for, which only its config says. One that
+// is for none of the platforms asked for is refused before its layers come.
+func (p *pull) lonePlatform(ctx context.Context, doc *image.Document) (*image.Platform, error) {
 	b, err := content.ReadBlob(ctx, p.Content, doc.Config.Digest, image.MaxConfig)
 	if errdefs.IsNotFound(err) {
 		b, err = p.readConfig(ctx, *doc.Config)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := image.ParseConfig(b)
 	if err != nil {
-		return fmt.Errorf("config %s: %w", doc.Config.Digest, err)
+		return nil, fmt.Errorf("config %s: %w", doc.Config.Digest, err)
 	}
-	if !image.Match(p.o.Platforms, c.Platform) {
-		return fmt.Errorf("the image is for %s alone: %w", image.FormatPlatform(c.Platform), errdefs.ErrNotFound)
+	name := image.FormatPlatform(c.Platform)
+	switch asked := len(p.o.Platforms) > 0; {
+	case !image.Match(p.o.Platforms, c.Platform):
+		return nil, fmt.Errorf("the image is for %s alone: %w", name, errdefs.ErrNotFound)
+	case !asked && !image.Match([]image.Platform{image.Host()}, c.Platform):
+		p.o.Progress.Send(progress.Event{Kind: progress.Warning, Message: "the image is for " + name + ", which this machine is not"})
 	}
-	return nil
+	return &c.Platform, nil
 }
 
 // readConfig reads a config from the registry and remembers it for the fetcher.
