@@ -213,8 +213,8 @@ func present(t *image.Tree) []image.Descriptor {
 }
 
 // rowsAtOnce bounds how many blobs one transaction names, and with it the memory that an import
-// of thousands of images takes.
-const rowsAtOnce = 8192
+// of thousands of images takes: 2,000 images of 25 blobs peak at 97 MB, and with 8,192 at 130 MB.
+const rowsAtOnce = 1024
 
 const (
 	// A flush costs about as much for one small file as for hundreds, and every blob that waits
