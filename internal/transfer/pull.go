@@ -290,7 +290,7 @@ func (p *pull) lonePlatform(ctx context.Context, doc *image.Document) (*image.Pl
 		b, err = p.readConfig(ctx, *doc.Config)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("fetch config %s: %w", doc.Config.Digest, err)
 	}
 	c, err := image.ParseConfig(b)
 	if err != nil {
