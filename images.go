@@ -101,7 +101,7 @@ func (s *Store) Tag(ctx context.Context, src, dst string, force bool) error {
 		return fmt.Errorf("tag %s: %w", dst, err)
 	}
 	if _, err := s.meta.Tag(ctx, s.ns, img.Name, r.String(), force); err != nil {
-		return fmt.Errorf("tag %s: %w", src, err)
+		return fmt.Errorf("tag %s: %w", r, err)
 	}
 	return nil
 }

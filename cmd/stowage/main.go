@@ -96,6 +96,14 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// A hinted error knows what to do next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
 func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
@@ -154,9 +162,12 @@ func oneLine(err error) string {
 
 // hint says what to do next, where that is known.
 func (a *app) hint(ctx context.Context, err error) string {
+	var known hinted
 	var usage usageError
 	var missing *stowage.MissingError
 	switch {
+	case errors.As(err, &known):
+		return known.hint
 	case ctx.Err() != nil:
 		return "what was fetched is kept; the same command goes on from there"
 	case errors.As(err, &usage):

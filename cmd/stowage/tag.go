@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage"
@@ -26,7 +27,11 @@ func tagCommand(a *app, name string) *cobra.Command {
 			return err
 		}
 		for _, dst := range args[1:] {
-			if err := s.Tag(cmd.Context(), args[0], dst, force); err != nil {
+			err := s.Tag(cmd.Context(), args[0], dst, force)
+			if errdefs.IsAlreadyExists(err) {
+				return hinted{err, "--force moves the name"}
+			}
+			if err != nil {
 				return err
 			}
 		}

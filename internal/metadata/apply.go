@@ -21,7 +21,7 @@ import (
 // an image whose target, or a document that, is not here; [errdefs.ErrUnavailable] for a blob
 // that is being deleted, because nobody held it.
 func (s *Store) Apply(ctx context.Context, ns string, b Batch) (images []Image, err error) {
-	if err := checkNamespace(ns); err != nil {
+	if err := CheckNamespace(ns); err != nil {
 		return nil, err
 	}
 	if err := b.check(); err != nil {
@@ -164,7 +164,7 @@ func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) 
 	}
 	if row.Target.Digest != put.Target.Digest {
 		if row.Target.Digest != "" && put.Exclusive {
-			return Image{}, fmt.Errorf("image %s with the target %s: %w", put.Name, row.Target.Digest, errdefs.ErrAlreadyExists)
+			return Image{}, fmt.Errorf("the name %s stands for %s: %w", put.Name, row.Target.Digest, errdefs.ErrAlreadyExists)
 		}
 		row.Want = nil
 		if err := c.dropImage(ns, put.Name); err != nil && !errdefs.IsNotFound(err) {

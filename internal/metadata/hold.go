@@ -38,7 +38,7 @@ type Hold struct {
 //
 // Hold waits for a collection that has condemned one of them and is deleting its bytes.
 func (s *Store) Hold(ctx context.Context, ns string, digests ...image.Digest) (*Hold, error) {
-	if err := checkNamespace(ns); err != nil {
+	if err := CheckNamespace(ns); err != nil {
 		return nil, err
 	}
 	h := &Hold{store: s, ns: ns, name: rand.Text()}

@@ -83,7 +83,7 @@ func (s *Store) ImagesByPrefix(ctx context.Context, ns, prefix string) (list []I
 // Tag names the image src dst as well. Errors: [errdefs.ErrNotFound]; [errdefs.ErrAlreadyExists]
 // when dst has another target, unless force moves it.
 func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img Image, err error) {
-	if err := errors.Join(checkNamespace(ns), checkName(dst)); err != nil {
+	if err := errors.Join(CheckNamespace(ns), checkName(dst)); err != nil {
 		return Image{}, err
 	}
 	err = s.update(ctx, func(c change) error {
@@ -102,7 +102,7 @@ func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img I
 			img = old.Image
 			return nil
 		case !force:
-			return fmt.Errorf("image %s with the target %s: %w", dst, old.Target.Digest, errdefs.ErrAlreadyExists)
+			return fmt.Errorf("it stands for %s: %w", old.Target.Digest, errdefs.ErrAlreadyExists)
 		}
 		if err := c.dropImage(ns, dst); err != nil && !errdefs.IsNotFound(err) {
 			return err

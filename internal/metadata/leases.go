@@ -29,11 +29,11 @@ func (s *Store) CreateLease(ctx context.Context, ns string, lease Lease) (Lease,
 	if lease.ID == "" {
 		lease.ID = rand.Text()
 	}
-	if err := checkNamespace(ns); err != nil {
+	if err := CheckNamespace(ns); err != nil {
 		return Lease{}, err
 	}
-	if !identifier.MatchString(lease.ID) {
-		return Lease{}, invalid("lease %.100q", lease.ID)
+	if err := checkIdentifier("lease", lease.ID); err != nil {
+		return Lease{}, err
 	}
 	if err := checkLabels(lease.Labels); err != nil {
 		return Lease{}, err

@@ -40,7 +40,7 @@ func (v view) namespaces() (list []Namespace, err error) {
 
 // CreateNamespace makes an empty namespace. Errors: [errdefs.ErrAlreadyExists].
 func (s *Store) CreateNamespace(ctx context.Context, name string, labels map[string]string) error {
-	if err := checkNamespace(name); err != nil {
+	if err := CheckNamespace(name); err != nil {
 		return err
 	}
 	if err := checkLabels(labels); err != nil {
@@ -68,7 +68,7 @@ func (c change) ensureNamespace(name string, now time.Time) error {
 // DeleteNamespace removes a namespace. Errors: [errdefs.ErrNotFound];
 // [errdefs.ErrFailedPrecondition] while it has images, blobs or leases.
 func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
-	if err := checkNamespace(name); err != nil {
+	if err := CheckNamespace(name); err != nil {
 		return err
 	}
 	return s.update(ctx, func(c change) error {

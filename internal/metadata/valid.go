@@ -24,16 +24,21 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
 }
 
-func checkNamespace(ns string) error {
-	if !identifier.MatchString(ns) {
-		return invalid("namespace %.100q", ns)
+// CheckNamespace tells whether ns can be the name of a namespace: 1 to 76 letters, digits, dots,
+// underscores and dashes, of which the first is a letter or a digit. Errors:
+// [errdefs.ErrInvalidArgument].
+func CheckNamespace(ns string) error { return checkIdentifier("namespace", ns) }
+
+func checkIdentifier(what, s string) error {
+	if !identifier.MatchString(s) {
+		return invalid("%s %.100q: want 1 to 76 letters, digits, dots, underscores and dashes, a letter or digit first", what, s)
 	}
 	return nil
 }
 
 func checkName(name string) error {
 	if name == "" || len(name) > maxName || strings.Contains(name, "\x00") || !utf8.ValidString(name) {
-		return invalid("image name %.100q", name)
+		return invalid("image name %.100q: want 1 to %d bytes of UTF-8", name, maxName)
 	}
 	return nil
 }
@@ -41,7 +46,7 @@ func checkName(name string) error {
 func checkLabels(labels map[string]string) error {
 	for k, v := range labels {
 		if k == "" || len(k)+len(v) > maxLabel || !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return invalid("label %.100q of %d bytes", k, len(k)+len(v))
+			return invalid("label %.100q has %d bytes where 1 to %d of UTF-8 are allowed", k, len(k)+len(v), maxLabel)
 		}
 	}
 	return nil
