@@ -33,6 +33,7 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 // pulled or imported for.
 type ExportOptions struct {
 	Choice
+	Verify       bool // hash every blob again, also those that nothing touched since they were stored
 	FetchMissing bool // get what is missing from the registry that the image's name points to
 	Progress     ProgressSink
 }
@@ -40,7 +41,7 @@ type ExportOptions struct {
 // Export writes images to w as an OCI layout tar that docker reads too. The same images give
 // the same bytes every time. Images whose blobs are not all there are a *[MissingError].
 func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o ExportOptions) error {
-	inner := transfer.ExportOptions{Choice: o.Choice, Progress: o.Progress}
+	inner := transfer.ExportOptions{Choice: o.Choice, Verify: o.Verify, Progress: o.Progress}
 	if o.FetchMissing {
 		inner.Fetch = s.reg
 	}

@@ -19,12 +19,14 @@ type exportFlags struct {
 	choose choiceFlags
 	reg    registryFlags
 	fetch  bool
+	verify bool
 }
 
 func (e *exportFlags) add(cmd *cobra.Command) {
 	e.choose.add(cmd, "to write")
 	e.reg.add(cmd)
 	cmd.Flags().BoolVar(&e.fetch, "fetch-missing", false, "get what is missing from the registry that the name points to")
+	cmd.Flags().BoolVar(&e.verify, "verify", false, "hash every blob again, also those that nothing touched since they were stored")
 }
 
 func exportCommand(a *app, name string) *cobra.Command {
@@ -79,7 +81,7 @@ func (a *app) export(cmd *cobra.Command, flags *exportFlags, file string, names 
 	if err != nil {
 		return err
 	}
-	o := stowage.ExportOptions{Choice: choice, FetchMissing: flags.fetch, Progress: d.sink}
+	o := stowage.ExportOptions{Choice: choice, Verify: flags.verify, FetchMissing: flags.fetch, Progress: d.sink}
 	err = a.toFile(file,
 		func(w io.Writer) error { return s.Export(cmd.Context(), w, names, o) },
 		func(file string) error { return s.ExportFile(cmd.Context(), file, names, o) })

@@ -43,7 +43,7 @@ type Opener func(ctx context.Context, d image.Descriptor) (content.Reader, error
 // program that reads one of the two reads it. The same layout always gives the same bytes: the
 // lists come first, then each blob once, in the order of their digests.
 //
-// Each blob is verified on its way. After an error, what was written is worthless. Errors:
+// Each blob that its store does not vouch for is verified on its way. After an error, what was written is worthless. Errors:
 // [errdefs.ErrInvalidArgument] for a list that names what is not among the blobs,
 // [errdefs.ErrDataLoss] for a blob that is not what its descriptor says, and those of open and w.
 func Write(ctx context.Context, w io.Writer, layout Layout, open Opener) error {
@@ -183,7 +183,7 @@ func (t *tarWriter) blob(ctx context.Context, d image.Descriptor, open Opener) (
 	if err := t.flush(); err != nil {
 		return err
 	}
-	n, err := content.Copy(ctx, t.w, r, d.Digest)
+	n, err := content.Send(ctx, t.w, r, d.Digest)
 	if err == nil && n != d.Size {
 		err = fmt.Errorf("%d bytes of blob %s came where %d were expected: %w", n, d.Digest, d.Size, errdefs.ErrDataLoss)
 	}

@@ -227,11 +227,12 @@ type osInfo struct {
 	st   unix.Stat_t
 }
 
-func (fi *osInfo) Name() string       { return fi.name }
-func (fi *osInfo) Size() int64        { return fi.st.Size }
-func (fi *osInfo) ModTime() time.Time { return time.Unix(fi.st.Mtim.Unix()) }
-func (fi *osInfo) IsDir() bool        { return fi.Mode().IsDir() }
-func (fi *osInfo) Sys() any           { return &fi.st }
+func (fi *osInfo) Name() string         { return fi.name }
+func (fi *osInfo) Size() int64          { return fi.st.Size }
+func (fi *osInfo) ModTime() time.Time   { return time.Unix(fi.st.Mtim.Unix()) }
+func (fi *osInfo) changedAt() time.Time { return time.Unix(fi.st.Ctim.Unix()) }
+func (fi *osInfo) IsDir() bool          { return fi.Mode().IsDir() }
+func (fi *osInfo) Sys() any             { return &fi.st }
 
 func (fi *osInfo) Mode() fs.FileMode {
 	mode := fs.FileMode(fi.st.Mode & 0o777)

@@ -72,30 +72,52 @@ func (s *Store) settled(ctx context.Context, want content.Want) (bool, error) {
 	if want.Digest == "" {
 		return false, nil
 	}
-	blob := blobPath(want.Digest)
-	fi, err := s.disk.Lstat(blob)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil || fi.Mode().Perm() == finished {
-		return err == nil, err
-	}
-	// A commit is between its rename and its end, or died there.
-	f, err := s.disk.Open(blob)
+	fi, err := s.disk.Lstat(blobPath(want.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	err = lock(ctx, f, want.Wait)
-	if err == nil {
-		err = s.disk.SyncDir(algorithmDir(want.Algorithm()))
+	_, done := s.modes()
+	if mode := fi.Mode().Perm(); mode == finished || mode == done {
+		return true, nil
 	}
-	if err == nil {
-		err = s.disk.Chmod(blob, finished)
+	r, err := s.open(want.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
-	return err == nil, errors.Join(err, f.Close())
+	if err != nil {
+		return false, err
+	}
+	settled, err := s.settle(ctx, r, want, fi.Mode().Perm())
+	return settled, errors.Join(err, r.Close())
+}
+
+// settle brings to its end a commit that died between its rename and its end, or that was made
+// while nothing was synced. It waits for one that is still under way.
+func (s *Store) settle(ctx context.Context, r *reader, want content.Want, mode fs.FileMode) (bool, error) {
+	if err := lock(ctx, r.File, want.Wait); err != nil {
+		return false, err
+	}
+	if mode != sealed {
+		// A power loss may have taken bytes that nobody flushed.
+		_, err := content.Copy(ctx, io.Discard, r, want.Digest)
+		if errdefs.IsDataLoss(err) {
+			return false, s.disk.Remove(blobPath(want.Digest))
+		}
+		if err == nil {
+			err = r.Sync()
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	if err := s.disk.SyncDir(algorithmDir(want.Algorithm())); err != nil {
+		return false, err
+	}
+	_, done := s.modes()
+	return true, s.disk.Chmod(blobPath(want.Digest), done)
 }
 
 func (s *Store) there(name string) (bool, error) {

@@ -4,17 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/vfs"
 )
 
-// Modes of a blob's file: on its way to its name, and with a durable name.
+// Modes of a blob's file: on its way to its name; with its name, on a disk that was not synced;
+// with its name, and durable.
 const (
 	sealed   = 0o400
+	unsynced = 0o440
 	finished = 0o444
 )
+
+// modes are those of a blob from when it is sealed, and from the end of its commit.
+func (s *Store) modes() (from, to fs.FileMode) {
+	if vfs.Syncs(s.disk) {
+		return sealed, finished
+	}
+	return unsynced, unsynced
+}
 
 // Commit implements [content.Store].
 func (s *Store) Commit(ctx context.Context, ingests ...content.Ingest) error {
@@ -78,7 +90,8 @@ func (b *batch) each(step func(*ingest) error) {
 // folder synced, each step for all before the next begins.
 func (s *Store) publish(b *batch) {
 	// The mode goes to disk with the bytes: a file without its write bit was on its way here.
-	b.each(func(in *ingest) error { return s.disk.Chmod(in.path, sealed) })
+	from, to := s.modes()
+	b.each(func(in *ingest) error { return s.disk.Chmod(in.path, from) })
 	if len(b.ingests) == 0 {
 		return
 	}
@@ -111,7 +124,10 @@ func (s *Store) publish(b *batch) {
 			b.failed(in, in.end(err))
 			continue
 		}
-		if err := in.end(s.disk.Chmod(blobPath(in.Digest()), finished)); err != nil {
+		if from != to {
+			err = s.disk.Chmod(blobPath(in.Digest()), to)
+		}
+		if err = in.end(err); err != nil {
 			b.failed(in, err)
 		}
 	}

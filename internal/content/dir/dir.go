@@ -8,8 +8,8 @@
 //   - The writer of an ingest holds the lock of its data file. That very file is renamed to be
 //     the blob, so whoever waited for the lock looks again whether the name still leads to it.
 //   - A blob's name comes after its bytes are on stable storage, and mode 0444 after its name is.
-//     A blob of mode 0400 is thus a commit that is not at its end, or did not get there, and
-//     whoever wants to count on it makes its name durable first.
+//     A blob of mode 0400 is thus a commit that is not at its end, or did not get there, and one
+//     of mode 0440 was never synced. Whoever wants to count on one makes it durable first.
 //   - A state is believed while the machine is up, or for ever if it was synced after the bytes
 //     it vouches for; those bytes are never overwritten before it is gone for good.
 package dir
@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"syscall"
@@ -47,9 +48,8 @@ var _ content.Store = (*Store)(nil)
 // written the blobs that are there can be read.
 func Open(disk vfs.FS) (*Store, error) {
 	s := &Store{disk: disk}
-	// The ingest folder is made last: where it is, the others are durable.
-	_, err := disk.Lstat(ingestsDir)
-	if errors.Is(err, fs.ErrNotExist) {
+	fi, err := disk.Lstat(ingestsDir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode().Perm() == volatile {
 		err = s.makeFolders()
 	}
 	if err != nil && !unwritable(err) {
@@ -58,27 +58,33 @@ func Open(disk vfs.FS) (*Store, error) {
 	return s, nil
 }
 
+// volatile is the mode of the ingest folder until the folders above it are durable.
+const volatile = 0o700
+
 func (s *Store) makeFolders() error {
 	folders := []string{"content", blobsDir}
 	for _, a := range algorithms {
-		folders = append(folders, blobsDir+"/"+a.String())
+		folders = append(folders, algorithmDir(a))
 	}
 	for _, name := range folders {
-		if err := s.mkdir(name); err != nil {
+		if err := s.mkdir(name, 0o755); err != nil {
 			return err
 		}
+	}
+	if err := s.mkdir(ingestsDir, volatile); err != nil || !vfs.Syncs(s.disk) {
+		return err
 	}
 	for _, name := range []string{blobsDir, "content", "."} {
 		if err := s.disk.SyncDir(name); err != nil {
 			return err
 		}
 	}
-	return s.mkdir(ingestsDir)
+	return s.disk.Chmod(ingestsDir, 0o755)
 }
 
 // mkdir makes a folder if it is not there.
-func (s *Store) mkdir(name string) error {
-	if err := s.disk.Mkdir(name, 0o755); !errors.Is(err, fs.ErrExist) {
+func (s *Store) mkdir(name string, perm fs.FileMode) error {
+	if err := s.disk.Mkdir(name, perm); !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
@@ -125,12 +131,25 @@ func (s *Store) open(d digest.Digest) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &reader{f, fi.Size()}, nil
+	// Whoever writes to a file changes both of its times to the same; a commit changes its mode
+	// and name later than its bytes.
+	untouched := fi.Mode().Perm() == finished && fi.ModTime().Before(vfs.ChangedAt(fi))
+	return &reader{f, fi.Size(), untouched}, nil
 }
 
 type reader struct {
 	vfs.File
-	size int64
+	size      int64
+	untouched bool // since its commit, on a disk that was synced
+}
+
+// Send implements [content.Voucher].
+func (r *reader) Send(ctx context.Context, w io.Writer) (int64, bool, error) {
+	if !r.untouched {
+		return 0, false, nil
+	}
+	n, err := vfs.Send(ctx, w, r.File, r.size)
+	return n, true, err
 }
 
 func (r *reader) Size() int64 { return r.size }
