@@ -1,10 +1,13 @@
 package transfer_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -178,4 +181,50 @@ func pull(t *testing.T, s transfer.Store, img *imagetest.Image) *transfer.PullRe
 		t.Fatal(err)
 	}
 	return res
+}
+
+// TestImportCountsOnTheStore imports an archive that leaves out a layer which the store has, but
+// stored without syncing: after a power cut the image is whole all the same.
+func TestImportCountsOnTheStore(t *testing.T) {
+	img := build(t, 3_000, 200_000)
+	disk := vfs.NewMem()
+	lax := open(t, vfs.NoSync(disk), metadata.New(kvmem.New(), t.TempDir()))
+	pull(t, lax, img)
+	var whole bytes.Buffer
+	if err := transfer.Export(t.Context(), lax, &whole, []string{"example.com/app:1"}, transfer.ExportOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	layer := img.Manifest().Layers[1].Digest
+	var partial bytes.Buffer
+	in, out := tar.NewReader(&whole), tar.NewWriter(&partial)
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(h.Name, layer.Encoded()) {
+			continue
+		}
+		if err := out.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	meta := metadata.New(kvmem.New(), t.TempDir())
+	if _, err := transfer.Import(t.Context(), open(t, disk, meta), &partial, transfer.ImportOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(20) {
+		if !mustBeWhole(t, open(t, disk.AfterCrashSeed(seed), meta), "after a power cut") {
+			t.Fatal("not complete")
+		}
+	}
 }

@@ -145,7 +145,7 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 		if known[n.Digest] {
 			continue
 		}
-		ok, err := s.have(ctx, n.Descriptor)
+		ok, err := s.haveDurably(ctx, n.Descriptor)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

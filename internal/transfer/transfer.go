@@ -76,6 +76,22 @@ func (s Store) have(ctx context.Context, d image.Descriptor) (bool, error) {
 	return false, err
 }
 
+// haveDurably is have for a blob that is to be counted on. It may have come from elsewhere, in a
+// commit that did not get to its end or that was not synced: beginning to write it settles that.
+func (s Store) haveDurably(ctx context.Context, d image.Descriptor) (bool, error) {
+	if ok, err := s.have(ctx, d); !ok || err != nil {
+		return false, err
+	}
+	in, err := begin(ctx, s.Content, d.Digest.String(), content.Want{Digest: d.Digest, Size: d.Size, Wait: true})
+	if errdefs.IsAlreadyExists(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, in.Close() // it was not whole
+}
+
 // isDamaged reads a blob to find out.
 func isDamaged(ctx context.Context, store content.Store, d image.Digest) (damaged bool, err error) {
 	r, err := store.Open(ctx, d)
