@@ -259,22 +259,10 @@ func contentRmCommand(a *app) *cobra.Command {
 }
 
 func contentLabelCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	return labelCommand(a, &cobra.Command{
 		Use: "label DIGEST K=V...", Short: "Set labels of a blob; K= removes one",
 		Example: "  stowage content label sha256:4fe2ade4980c keep=yes",
-		Args:    cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := parseLabels(args[1:])
-			if err != nil {
-				return err
-			}
-			s, err := a.local()
-			if err != nil {
-				return err
-			}
-			return s.LabelBlob(cmd.Context(), args[0], m)
-		},
-	}
+	}, (*stowage.Store).LabelBlob)
 }
 
 func contentPruneCommand(a *app) *cobra.Command {

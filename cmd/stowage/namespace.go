@@ -5,6 +5,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
 )
 
 func namespaceCommand(a *app) *cobra.Command {
@@ -85,20 +87,8 @@ func namespaceRmCommand(a *app) *cobra.Command {
 }
 
 func namespaceLabelCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	return labelCommand(a, &cobra.Command{
 		Use: "label NAME K=V...", Short: "Set labels of a namespace; K= removes one",
 		Example: "  stowage namespace label team owner=bob",
-		Args:    cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := parseLabels(args[1:])
-			if err != nil {
-				return err
-			}
-			s, err := a.local()
-			if err != nil {
-				return err
-			}
-			return s.LabelNamespace(cmd.Context(), args[0], m)
-		},
-	}
+	}, (*stowage.Store).LabelNamespace)
 }
