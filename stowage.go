@@ -75,7 +75,7 @@ func Open(root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := makeRoot(root); err != nil {
+	if err := makeFolder(filepath.Join(root, "metadata"), o.NoSync); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	disk, err := vfs.OS(root)
@@ -101,17 +101,29 @@ func Open(root string, o Options) (*Store, error) {
 	}, nil
 }
 
-// makeRoot makes the folders of a store. Images may hold secrets: the folder is its owner's.
-func makeRoot(root string) error {
-	for _, d := range []string{root, filepath.Join(root, "metadata")} {
-		if info, err := os.Stat(d); err == nil && info.IsDir() {
-			continue
-		}
-		if err := os.MkdirAll(d, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+// makeFolder makes a folder and those above it, and their names durable unless nosync. Others
+// than its owner cannot list it.
+func makeFolder(name string, nosync bool) error {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(name)
+	if above != name {
+		if err := makeFolder(above, nosync); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := os.Mkdir(name, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if nosync {
+		return nil
+	}
+	d, err := os.Open(above)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Close ends the use of the store.
