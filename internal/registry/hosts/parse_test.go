@@ -176,7 +176,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[header]\nx-a = '''\n1'''\n[host]\n[host.\"é\\n\"]\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 4096 {
-			t.Skip("longer inputs find nothing more")
+			return // longer inputs find nothing more
 		}
 		list, err := hosts.Parse("/d/hosts.toml", b)
 		var bad *hosts.ParseError
