@@ -313,3 +313,29 @@ func TestExportToClosedPipe(t *testing.T) {
 		t.Errorf("got %q, want a broken pipe", errs.String())
 	}
 }
+
+// TestListToClosedPipe sees that a reader of a list may stop early without a word.
+func TestListToClosedPipe(t *testing.T) {
+	r := newRig(t, 0)
+	r.push("app", "1", 1000)
+	r.must("pull", "-q", r.host+"/app:1")
+	for _, args := range [][]string{{"images"}, {"content", "ls", "-q"}, {"images", "--format", "json"}} {
+		in, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cmd := r.command(args...)
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = out, &errs
+		err = cmd.Run()
+		if err == nil || errs.Len() > 0 {
+			t.Errorf("%v: got %v and %q, want a status and no word", args, err, errs.String())
+		}
+		if err := out.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -103,6 +103,7 @@ func (a *app) toFile(file string, stream func(io.Writer) error, named func(strin
 	if !std(file) {
 		return named(file)
 	}
+	a.streams = true
 	if err := stream(a.out); err != nil {
 		return err
 	}

@@ -61,6 +61,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return 0
 	}
 	status := exitStatus(ctx, err)
+	if errors.Is(err, syscall.EPIPE) && !a.streams {
+		return status // whoever read the list, such as head, has seen enough
+	}
 	if !errors.Is(err, errReported) {
 		text := oneLine(err)
 		if status == exitInterrupted {

@@ -76,7 +76,7 @@ func (f *format) print(w io.Writer, whole any, rows []any, table func(*tabwriter
 			}
 			return strings.Join(parts, sep)
 		},
-	}).Parse(f.value)
+	}).Parse(strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(f.value)) // as docker does
 	if err != nil {
 		return usagef("read --format: %w", err)
 	}

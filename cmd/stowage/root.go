@@ -22,6 +22,8 @@ type app struct {
 	err io.Writer
 	ran string // the path of the subcommand that was chosen, for hints
 
+	streams bool // standard output is for bytes that are worth nothing in part
+
 	file, root, namespace, sync   string
 	progress, logLevel, logFormat string
 
