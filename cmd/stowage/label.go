@@ -32,3 +32,17 @@ func labelImageCommand(a *app) *cobra.Command {
 		Example: "  stowage image label alpine team=base\n  stowage image label alpine team=",
 	}, (*stowage.Store).LabelImage)
 }
+
+func contentLabelCommand(a *app) *cobra.Command {
+	return labelCommand(a, &cobra.Command{
+		Use: "label DIGEST K=V...", Short: "Set labels of a blob; K= removes one",
+		Example: "  stowage content label sha256:4fe2ade4980c keep=yes",
+	}, (*stowage.Store).LabelBlob)
+}
+
+func namespaceLabelCommand(a *app) *cobra.Command {
+	return labelCommand(a, &cobra.Command{
+		Use: "label NAME K=V...", Short: "Set labels of a namespace; K= removes one",
+		Example: "  stowage namespace label team owner=bob",
+	}, (*stowage.Store).LabelNamespace)
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+func contentGetCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "get DIGEST", Short: "Write a blob to standard output, verified",
+		Long: `Writes the bytes of a blob to standard output and compares their digest on the way. When
+they do not match, the exit status is 4, and what was written must not be used.`,
+		Example: "  stowage content get sha256:4fe2ade4980c | jq .",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.local()
+			if err != nil {
+				return err
+			}
+			return a.toFile("", func(w io.Writer) error { return s.WriteBlob(cmd.Context(), w, args[0]) }, nil)
+		},
+	}
+}

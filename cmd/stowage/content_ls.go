@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
+)
+
+// blobRow is what `content ls` tells of a blob.
+type blobRow struct {
+	Digest    stowage.Digest    `json:"digest"`
+	Size      int64             `json:"size"`
+	CreatedAt time.Time         `json:"createdAt"`
+	UpdatedAt time.Time         `json:"updatedAt"`
+	Labels    map[string]string `json:"labels"`
+}
+
+func contentLsCommand(a *app) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List the blobs of the namespace",
+		Example: "  stowage content ls\n  stowage content ls -q | wc -l",
+		Args:    cobra.NoArgs,
+	}
+	out := formatFlag(cmd, "table")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := a.local()
+		if err != nil {
+			return err
+		}
+		blobs, err := s.Blobs(cmd.Context())
+		if err != nil {
+			return err
+		}
+		rows := make([]blobRow, len(blobs))
+		for i, b := range blobs {
+			rows[i] = blobRow{b.Digest, b.Size, b.CreatedAt, b.UpdatedAt, b.Labels}
+			if b.Labels == nil {
+				rows[i].Labels = map[string]string{}
+			}
+		}
+		if quiet {
+			for _, r := range rows {
+				fmt.Fprintln(a.out, r.Digest)
+			}
+			return nil
+		}
+		now := time.Now()
+		return out.print(a.out, rows, anys(rows), func(w *tabwriter.Writer) {
+			fmt.Fprintln(w, "DIGEST\tSIZE\tAGE\tLABELS")
+			for _, r := range rows {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Digest, humanSize(r.Size), humanAge(r.CreatedAt, now), labels(r.Labels))
+			}
+		})
+	}
+	return cmd
+}
