@@ -105,14 +105,12 @@ type Reader interface {
 	Size() int64
 }
 
-// A Voucher is a Reader whose store may vouch for the blob: its bytes were verified when they were
-// stored, and nothing has touched them since.
+// A Voucher is a Reader whose store may vouch for the blob.
 type Voucher interface {
 	Reader
-	// Send writes the blob to w without hashing it again, if the store vouches for it, and
-	// returns the number of bytes written. False says that it does not, and that nothing was
-	// written.
-	Send(ctx context.Context, w io.Writer) (n int64, vouched bool, err error)
+	// Vouched tells whether the bytes were verified when they were stored, and nothing has
+	// touched them since.
+	Vouched() bool
 }
 
 // Info describes a finished blob.

@@ -37,18 +37,6 @@ func Copy(ctx context.Context, w io.Writer, r Reader, d digest.Digest) (int64, e
 	return n, nil
 }
 
-// Send is [Copy] for blobs on their way out: one that its store vouches for is not hashed again.
-func Send(ctx context.Context, w io.Writer, r Reader, d digest.Digest) (int64, error) {
-	if v, ok := r.(Voucher); ok {
-		if n, vouched, err := v.Send(ctx, w); err != nil {
-			return n, fmt.Errorf("copy blob %s: %w", d, err)
-		} else if vouched {
-			return n, nil
-		}
-	}
-	return Copy(ctx, w, r, d)
-}
-
 func copyBlob(ctx context.Context, w io.Writer, r Reader, d digest.Digest) (int64, error) {
 	if err := Validate(d); err != nil {
 		return 0, err

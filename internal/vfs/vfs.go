@@ -87,28 +87,6 @@ func ChangedAt(fi fs.FileInfo) time.Time {
 	return time.Time{}
 }
 
-// Send writes the first n bytes of f to w, through the kernel alone if both are real files, and
-// returns how many it wrote.
-func Send(ctx context.Context, w io.Writer, f File, n int64) (int64, error) {
-	const piece = 16 << 20 // between two looks at ctx
-	var from io.Reader = io.NewSectionReader(f, 0, n)
-	if o, ok := f.(osFile); ok {
-		from = o.File // which nobody has read from its start yet, since reads name their offset
-	}
-	sent := int64(0)
-	for sent < n {
-		if err := ctx.Err(); err != nil {
-			return sent, err
-		}
-		m, err := io.CopyN(w, from, min(piece, n-sent))
-		sent += m
-		if err != nil {
-			return sent, err
-		}
-	}
-	return sent, nil
-}
-
 // Writeback asks the disk to begin writing n bytes of f from off, so that a later Sync has less
 // to wait for. It promises nothing and does nothing where it cannot help.
 func Writeback(f File, off, n int64) {
