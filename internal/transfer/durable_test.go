@@ -228,3 +228,19 @@ func TestImportCountsOnTheStore(t *testing.T) {
 		}
 	}
 }
+
+// TestSyncedPullOfAnUnsyncedImage pulls an image without syncing and then again with it: the second
+// pull has nothing to fetch, and a power cut takes nothing of what it acknowledged.
+func TestSyncedPullOfAnUnsyncedImage(t *testing.T) {
+	img := build(t, 3_000, 200_000)
+	disk, meta := vfs.NewMem(), metadata.New(kvmem.New(), t.TempDir())
+	pull(t, open(t, vfs.NoSync(disk), meta), img)
+	if res := pull(t, open(t, disk, meta), img); res.Fetched.Blobs != 0 {
+		t.Errorf("the second pull fetched %d blobs, want none", res.Fetched.Blobs)
+	}
+	for seed := range uint64(20) {
+		if !mustBeWhole(t, open(t, disk.AfterCrashSeed(seed), meta), "after a power cut") {
+			t.Fatal("not complete")
+		}
+	}
+}

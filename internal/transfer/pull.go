@@ -110,10 +110,11 @@ func (p *pull) run(ctx context.Context, root image.Descriptor) (*PullResult, err
 			res.Platforms = append(res.Platforms, image.FormatPlatform(*d.Platform))
 		}
 	}
-	if err := p.plan(ctx, blobs, res); err != nil || p.o.OnlyPlan {
+	settled, err := p.plan(ctx, blobs, res)
+	if err != nil || p.o.OnlyPlan {
 		return res, err
 	}
-	if res.Fetched.Blobs == 0 && p.recorded(ctx, root, sel.manifests) {
+	if res.Fetched.Blobs == 0 && settled && p.recorded(ctx, root, sel.manifests) {
 		return res, nil
 	}
 	err = p.bring(ctx, t, blobs, res, func() (metadata.Batch, error) {
@@ -195,21 +196,23 @@ func (p *pull) prefetch(ctx context.Context, manifests []image.Descriptor) {
 	})
 }
 
-// plan counts what is to be fetched and what is here.
-func (p *pull) plan(ctx context.Context, blobs []need, res *PullResult) error {
+// plan counts what is to be fetched and what is here, and tells whether all that is here is settled.
+func (p *pull) plan(ctx context.Context, blobs []need, res *PullResult) (settled bool, err error) {
+	settled = true
 	for _, n := range blobs {
-		ok, err := p.have(ctx, n.Descriptor)
+		info, ok, err := p.find(ctx, n.Descriptor)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if ok {
+			settled = settled && info.Settled
 			res.Reused.add(n.Size)
 		} else {
 			res.Fetched.add(n.Size)
 		}
 	}
 	p.o.Progress.Send(progress.Event{Kind: progress.Planned, Name: p.source.String(), Count: res.Fetched.Blobs, Total: res.Fetched.Bytes})
-	return nil
+	return settled, nil
 }
 
 // recorded tells whether the name stands for root already, with all chosen manifests complete.

@@ -60,20 +60,26 @@ func (s Store) tree(ctx context.Context, root image.Descriptor) (*image.Tree, er
 // have tells whether the bytes of d are in the store. Those of another size are as good as absent
 // if they are damaged, and otherwise not what d says.
 func (s Store) have(ctx context.Context, d image.Descriptor) (bool, error) {
-	info, err := s.Content.Info(ctx, d.Digest)
+	_, ok, err := s.find(ctx, d)
+	return ok, err
+}
+
+// find is have, with what the store says of the blob.
+func (s Store) find(ctx context.Context, d image.Descriptor) (info content.Info, ok bool, err error) {
+	info, err = s.Content.Info(ctx, d.Digest)
 	switch {
 	case errdefs.IsNotFound(err):
-		return false, nil
+		return info, false, nil
 	case err != nil:
-		return false, err
+		return info, false, err
 	case info.Size == d.Size:
-		return true, nil
+		return info, true, nil
 	}
 	damaged, err := isDamaged(ctx, s.Content, d.Digest)
 	if err == nil && !damaged {
 		err = &content.SizeError{Digest: d.Digest, Want: d.Size, Got: info.Size}
 	}
-	return false, err
+	return info, false, err
 }
 
 // haveDurably is have for a blob that is to be counted on. It may have come from elsewhere, in a

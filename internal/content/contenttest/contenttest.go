@@ -156,7 +156,7 @@ func listBlobs(t *testing.T, s content.Store) {
 	n := 0
 	for info, err := range s.Blobs(t.Context()) {
 		must(t, err)
-		if size, ok := want[info.Digest]; !ok || size != info.Size || info.CreatedAt.IsZero() {
+		if size, ok := want[info.Digest]; !ok || size != info.Size || info.CreatedAt.IsZero() || !info.Settled {
 			t.Errorf("got %v, which was not stored so", info)
 		}
 		n++

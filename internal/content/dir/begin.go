@@ -79,8 +79,7 @@ func (s *Store) settled(ctx context.Context, want content.Want) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	_, done := s.modes()
-	if mode := fi.Mode().Perm(); mode == finished || mode == done {
+	if s.isSettled(fi) {
 		return true, nil
 	}
 	r, err := s.open(want.Digest)

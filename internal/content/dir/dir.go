@@ -103,7 +103,7 @@ func (s *Store) Info(_ context.Context, d digest.Digest) (content.Info, error) {
 	if err == nil {
 		var fi fs.FileInfo
 		if fi, err = s.disk.Lstat(blobPath(d)); err == nil {
-			return describe(d, fi), nil
+			return s.describe(d, fi), nil
 		}
 	}
 	return content.Info{}, fmt.Errorf("look up blob %s: %w", d, absent(err))
@@ -205,13 +205,19 @@ func (s *Store) blobs(ctx context.Context, a digest.Algorithm) iter.Seq2[content
 				yield(content.Info{}, err)
 				return
 			}
-			if !yield(describe(d, fi), nil) {
+			if !yield(s.describe(d, fi), nil) {
 				return
 			}
 		}
 	}
 }
 
-func describe(d digest.Digest, fi fs.FileInfo) content.Info {
-	return content.Info{Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime()}
+func (s *Store) describe(d digest.Digest, fi fs.FileInfo) content.Info {
+	return content.Info{Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime(), Settled: s.isSettled(fi)}
+}
+
+// isSettled tells whether a blob's name and bytes are as durable as this store makes them.
+func (s *Store) isSettled(fi fs.FileInfo) bool {
+	_, done := s.modes()
+	return fi.Mode().Perm() == finished || fi.Mode().Perm() == done
 }
