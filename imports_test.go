@@ -22,6 +22,7 @@ var allowed = map[string]string{
 	"vfs":      "",
 	"par":      "",
 	"progress": "",
+	"mount":    "",
 
 	// Model: bytes in, values out.
 	"image": "",
@@ -32,25 +33,25 @@ var allowed = map[string]string{
 	"kv":      "",
 
 	// Keepers and talkers: the state we own, the places images come from and go to.
-	"metadata": "ref image content kv",
+	"metadata": "ref image content kv layer",
 	"registry": "ref image par progress",
 	"archive":  "ref image content par progress",
 
 	// Work: one verb each.
-	"transfer": "par progress ref image content metadata registry archive",
+	"transfer": "par progress ref image content metadata registry archive unpack",
 	"gc":       "image content metadata",
 	"doctor":   "par progress ref image content metadata",
 
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image",
-	"stowage": "vfs par progress ref image content kv metadata registry archive transfer gc doctor",
+	"stowage": "vfs par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
 	"cmd":     "stowage config progress",
 
 	// What stands beside the product.
 	"imagetest": "image registry",
 	"demo":      "image imagetest registry",
 	"bench":     "image imagetest registry",
-	"test":      "image imagetest registry",
+	"test":      "image imagetest layer registry",
 }
 
 // forTests are folders whose packages tests of every group may import besides: storage to stand
@@ -59,7 +60,9 @@ var forTests = []string{
 	"internal/content",
 	"internal/imagetest",
 	"internal/kv",
+	"internal/mount",
 	"internal/registry/registrytest",
+	"internal/snapshot",
 	"internal/vfs",
 }
 
@@ -70,6 +73,7 @@ var homes = map[string]string{
 	"github.com/spf13/cobra":                 "cmd/stowage",
 	"github.com/vbauerster/mpb":              "cmd/stowage",
 	"github.com/pelletier/go-toml":           "internal/config internal/registry/hosts",
+	"github.com/erofs/go-erofs":              "", // reads in tests what internal/layer/erofs writes
 	"oras.land/oras-go":                      "internal/registry",
 	"github.com/distribution/distribution":   "internal/registry/registrytest",
 	"github.com/sirupsen/logrus":             "internal/registry/registrytest",
@@ -79,7 +83,7 @@ var homes = map[string]string{
 	"github.com/moby/buildkit":               "",
 	"github.com/rogpeppe/go-internal":        "",
 	"pgregory.net/rapid":                     "internal/content/contenttest internal/kv/kvtest",
-	"testing":                                "internal/content/contenttest internal/kv/kvtest internal/registry/registrytest internal/vfs/vfstest",
+	"testing":                                "internal/content/contenttest internal/kv/kvtest internal/layer/layertest internal/registry/registrytest internal/snapshot/snapshottest internal/vfs/vfstest",
 }
 
 // A source is one file and what it imports.
