@@ -23,6 +23,7 @@ var allowed = map[string]string{
 	"par":      "",
 	"progress": "",
 	"mount":    "",
+	"inflate":  "",
 
 	// Model: bytes in, values out.
 	"image": "",
