@@ -32,6 +32,7 @@ var allowed = map[string]string{
 	// Storage: bytes and rows.
 	"content": "vfs par",
 	"kv":      "",
+	"layer":   "inflate image",
 
 	// Keepers and talkers: the state we own, the places images come from and go to.
 	"metadata": "ref image content kv layer",
