@@ -36,6 +36,7 @@ var allowed = map[string]string{
 
 	// Keepers and talkers: the state we own, the places images come from and go to.
 	"metadata": "ref image content kv layer",
+	"snapshot": "kv layer metadata mount",
 	"registry": "ref image par progress",
 	"archive":  "ref image content par progress",
 

@@ -36,16 +36,24 @@ type Options struct {
 
 // A Report says what went, or would go.
 type Report struct {
-	Blobs []metadata.Garbage `json:"blobs"`
-	Bytes int64              `json:"bytes"`
+	Blobs     []metadata.Garbage `json:"blobs"`
+	Snapshots []string           `json:"snapshots"` // by key; their folders are the snapshotters' to remove
+	Bytes     int64              `json:"bytes"`     // of the blobs
 }
 
 // Run collects: all blobs that no image, lease or running operation reaches go, in every
-// namespace. It waits while another collection runs. When some bytes cannot be deleted, the
+// namespace, and the rows of the snapshots of images that are gone. It waits while another collection runs. When some bytes cannot be deleted, the
 // others are all the same, and the error says which; they are tried again by the next run.
 func Run(ctx context.Context, meta *metadata.Store, store blobs, o Options) (report Report, err error) {
 	if o.Grace == 0 {
 		o.Grace = 24 * time.Hour
+	}
+	snapshots, err := meta.GarbageSnapshots(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	for _, row := range snapshots {
+		report.Snapshots = append(report.Snapshots, row.Key)
 	}
 	if o.DryRun {
 		strays, err := strays(ctx, store, o.Grace)
@@ -71,7 +79,9 @@ func Run(ctx context.Context, meta *metadata.Store, store blobs, o Options) (rep
 	if err != nil {
 		return Report{}, err
 	}
-	return remove(ctx, sweep, store, doomed)
+	removed, err := remove(ctx, sweep, store, doomed)
+	removed.Snapshots = report.Snapshots
+	return removed, err
 }
 
 // Sweep deletes the bytes of the blobs that [metadata.Store.RemoveBlob] condemned, and collects

@@ -64,6 +64,16 @@ func (c change) apply(ns string, b Batch) ([]Image, error) {
 			fresh = append(fresh, b.Documents[i].Digest)
 		}
 	}
+	for _, u := range b.Unpacked {
+		if err := c.addUnpacked(ns, u, now); err != nil {
+			return nil, err
+		}
+		for _, row := range u.Snapshots {
+			if row.Lazy {
+				fresh = append(fresh, row.Blob)
+			}
+		}
+	}
 	var images []Image
 	done := map[namedImage]bool{}
 	for _, put := range b.Images {

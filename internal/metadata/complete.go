@@ -37,29 +37,40 @@ func (v view) size(d image.Digest) (int64, bool, error) {
 //
 // A platform is a manifest that an index offers for running, or the target itself. Attestations
 // and artifacts within an index are not platforms: they do not make an image partial. Nor do
-// layers that only their publisher may hand out and that are absent.
+// layers that only their publisher may hand out and that are absent. A platform of which only
+// layers are missing that a remote snapshotter has is lazy.
 func (v view) complete(row *imageRow) error {
 	s := survey{view: v, met: map[image.Digest]bool{}, listed: map[string]bool{}}
 	if err := s.root(row.Target); err != nil {
 		return err
 	}
 	row.Size, row.Platforms = s.size, s.platforms
-	complete, gaps := false, len(s.platforms) == 0 && s.gaps
+	complete, lazy, gaps := false, false, len(s.platforms) == 0 && s.gaps
 	for i := range row.Platforms {
 		p := &row.Platforms[i]
 		p.Wanted = slices.Contains(row.Want, p.Manifest.Digest)
 		switch {
 		case len(p.Missing) == 0:
 			p.State, complete = Complete, true
+		case s.lazy(p.Missing):
+			p.State, lazy = Lazy, true
 		case p.Wanted:
 			p.State, gaps = Partial, true
 		default:
 			p.State, p.Missing = Absent, nil
 		}
 	}
-	row.State = Partial
-	if !gaps && (complete || len(s.platforms) == 0) {
+	switch {
+	case s.err != nil:
+		return s.err
+	case gaps:
+		row.State = Partial
+	case lazy:
+		row.State = Lazy
+	case complete || len(s.platforms) == 0:
 		row.State = Complete
+	default:
+		row.State = Partial
 	}
 	return nil
 }
@@ -89,6 +100,21 @@ type survey struct {
 	platforms []PlatformState
 	size      int64
 	gaps      bool // something that is not optional is missing, in whatever part
+	err       error
+}
+
+// lazy tells whether snapshotters stand for all that is missing.
+func (s *survey) lazy(missing []image.Descriptor) bool {
+	for _, d := range missing {
+		ok, err := s.view.lazy(d.Digest)
+		if err != nil {
+			s.err = err
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // root surveys the image of target.

@@ -22,6 +22,9 @@ const (
 	documentRows  = "d/"
 	parentRows    = "u/"
 	doomedRows    = "x/"
+	snapshotRows  = "s/"
+	layerRows     = "p/"
+	lazyRows      = "z/"
 )
 
 // key joins the parts of a key behind its kind. A last part that is empty makes the prefix of

@@ -15,12 +15,17 @@
 //	                           knows it
 //	l/<namespace>␀<id>         a lease, or the hold of a   Lease
 //	                           running operation
+//	s/<namespace>␀<snapshotter>␀<key>                     Snapshot
+//	                           a snapshot
 //	     each namespace sees its own │ all namespaces share
 //	b/<digest>                 the bytes are here          size
 //	d/<digest>                 a document: edges down      size and image.Document
 //	u/<child><parent>          the same edges, upwards     places: config, layer 0, subject, …
 //	x/<digest>                 doomed: bytes to be         size
 //	                           deleted, not to be believed
+//	p/<snapshotter>␀<diffID>   an unpacked layer that any  UnpackedLayer
+//	                           stack may share
+//	z/<digest><ns>␀<sn>␀<key>  a lazy snapshot by its blob -
 //
 //	n ──┬── i ── t ──► target         a name leads to a root document,
 //	    ├── l ───────► digests        a lease to anything,
@@ -28,12 +33,15 @@
 //	                   ▼              to all that is below:
 //	        d index ──► d manifest ──► config, layers
 //	          └──────────┴─────────────┴──► b  is it here?
+//	                     ▲
+//	        s ───────────┘ ──► s parent    a stack of layers knows its manifests
 //
 // Invariants:
 //   - A blob has a c row only while it has a b row, and never a b row and an x row at once.
 //   - An image's completeness is what its documents and b rows say; the transaction that changes
 //     one of them changes the images that it reaches.
 //   - No digest that a running operation holds is doomed, once [Store.Hold] has returned.
+//   - A snapshot's parent has a row, and is committed. A p row stays while an s row has its folder.
 //   - Documents stay, though their bytes were lost, while something reaches them, so that what
 //     is below them is kept and what is missing can be told.
 //

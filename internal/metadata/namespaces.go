@@ -66,7 +66,8 @@ func (c change) ensureNamespace(name string, now time.Time) error {
 }
 
 // DeleteNamespace removes a namespace. Errors: [errdefs.ErrNotFound];
-// [errdefs.ErrFailedPrecondition] while it has images, blobs or leases.
+// [errdefs.ErrFailedPrecondition] while it has images, blobs,
+// leases or snapshots.
 func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
 	if err := CheckNamespace(name); err != nil {
 		return err
@@ -81,7 +82,7 @@ func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
 		if _, err := s.dropDead(c); err != nil {
 			return err
 		}
-		for _, kind := range []struct{ rows, name string }{{imageRows, "images"}, {knownRows, "blobs"}, {leaseRows, "leases"}} {
+		for _, kind := range []struct{ rows, name string }{{imageRows, "images"}, {knownRows, "blobs"}, {leaseRows, "leases"}, {snapshotRows, "snapshots"}} {
 			for _, err := range c.Scan(key(kind.rows, name, "")) {
 				if err == nil {
 					err = fmt.Errorf("namespace %s has %s: %w", name, kind.name, errdefs.ErrFailedPrecondition)

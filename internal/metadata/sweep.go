@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv/flock"
@@ -58,7 +60,8 @@ func (s *Store) BeginSweep(ctx context.Context) (*Sweep, error) {
 // End gives up the right to sweep.
 func (w *Sweep) End() error { return w.lock.Close() }
 
-// Doom condemns the blobs that no image, lease, hold or kept document reaches. It returns them,
+// Doom condemns the blobs that no image, lease, hold or kept document reaches, and removes the
+// snapshots of images that are gone. It returns the blobs,
 // those that [Store.RemoveBlob] or a sweep that died condemned before, and those of strays that
 // no row knows: blobs that were found in the content store.
 func (w *Sweep) Doom(ctx context.Context, strays []Garbage) (doomed []Garbage, err error) {
@@ -79,7 +82,10 @@ func (w *Sweep) Doom(ctx context.Context, strays []Garbage) (doomed []Garbage, e
 				return err
 			}
 		}
-		return c.dropUnreached(m)
+		if err := c.dropUnreached(m); err != nil {
+			return err
+		}
+		return c.dropSnapshots(m)
 	})
 	if err != nil {
 		return nil, err
@@ -279,6 +285,119 @@ func (c change) dropUnreached(m mark) error {
 		}
 	}
 	return nil
+}
+
+// A known snapshot, with who knows it.
+type knownSnapshot struct {
+	namespace, snapshotter string
+	Snapshot
+}
+
+// unkept lists the snapshots of images that are gone. What was committed or prepared by hand stays
+// until it is removed by hand; while a row of a snapshotter is damaged, all of its stay.
+func (v view) unkept(m mark) (gone []knownSnapshot, err error) {
+	type stack struct{ namespace, snapshotter string }
+	stacks, damaged := map[stack]map[string]Snapshot{}, map[stack]bool{}
+	for e, err := range v.Scan([]byte(snapshotRows)) {
+		if err != nil && e.Key == nil {
+			return nil, err
+		}
+		ns, rest := cut(e.Key, []byte(snapshotRows))
+		name, _ := cut([]byte(rest), nil)
+		at := stack{ns, name}
+		var row Snapshot
+		if err != nil || decode(e.Key, e.Value, &row) != nil {
+			damaged[at] = true // nobody knows what it stands on
+			continue
+		}
+		if stacks[at] == nil {
+			stacks[at] = map[string]Snapshot{}
+		}
+		stacks[at][row.Key] = row
+	}
+	for at, rows := range stacks {
+		if damaged[at] {
+			continue
+		}
+		kept := map[string]bool{}
+		for name, row := range rows {
+			if !m.keepsSnapshot(at.namespace, row) {
+				continue
+			}
+			for name != "" && !kept[name] {
+				kept[name] = true
+				name = rows[name].Parent
+			}
+		}
+		for name, row := range rows {
+			if !kept[name] {
+				gone = append(gone, knownSnapshot{at.namespace, at.snapshotter, row})
+			}
+		}
+	}
+	return gone, nil
+}
+
+// dropSnapshots removes the snapshots of images that are gone, and the rows of layers that no
+// snapshot has.
+func (c change) dropSnapshots(m mark) error {
+	gone, err := c.unkept(m)
+	if err != nil {
+		return err
+	}
+	for _, row := range gone {
+		if err := c.deleteSnapshot(row.namespace, row.snapshotter, row.Snapshot); err != nil {
+			return err
+		}
+	}
+	snapshotters := map[string]bool{}
+	for e, err := range c.Scan([]byte(layerRows)) {
+		if err != nil {
+			return err
+		}
+		name, _ := cut(e.Key, []byte(layerRows))
+		snapshotters[name] = true
+	}
+	for snapshotter := range snapshotters {
+		if err := c.dropLayers(snapshotter, m.held); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// GarbageSnapshots lists the snapshots that [Sweep.Doom] would remove.
+func (s *Store) GarbageSnapshots(ctx context.Context) (list []Snapshot, err error) {
+	err = s.view(ctx, func(v view) error {
+		live, _, err := s.leases(v)
+		if err != nil {
+			return err
+		}
+		m, err := v.mark(live)
+		if err != nil {
+			return err
+		}
+		gone, err := v.unkept(m)
+		for _, row := range gone {
+			list = append(list, row.Snapshot)
+		}
+		return err
+	})
+	slices.SortFunc(list, func(a, b Snapshot) int { return strings.Compare(a.Key, b.Key) })
+	return list, err
+}
+
+// keepsSnapshot tells whether a snapshot stays, whatever stands on it.
+func (m mark) keepsSnapshot(ns string, row Snapshot) bool {
+	if row.Kind != Committed || row.DiffID == "" || m.held(image.Digest(row.Key)) {
+		return true
+	}
+	for _, d := range row.Manifests {
+		if m.in[ns][d] || m.held(d) {
+			return true
+		}
+	}
+	return false
 }
 
 // removeStrayHolders removes the lock files of processes that died before their hold had a row.

@@ -63,6 +63,8 @@ type Batch struct {
 	// Images are written last, after their blobs were checked. Only Name, Target, Labels and
 	// Want matter. A name that exists is moved when it has another target.
 	Images []PutImage
+	// Unpacked are layers and snapshots, on stable storage already.
+	Unpacked []Unpacked
 	// Release ends the hold of the running operation in the same transaction.
 	Release *Hold
 }

@@ -93,6 +93,11 @@ func (b Batch) check() error {
 			return err
 		}
 	}
+	for _, u := range b.Unpacked {
+		if err := u.check(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -1,0 +1,247 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/stowage/stowage/internal/kv/flock"
+	"github.com/stowage/stowage/internal/layer"
+)
+
+// A Folder is one that this process fills. It stays locked until Keep or Discard.
+type Folder struct {
+	Name string // in the rows
+	Path string
+	lock *os.File // the folder itself
+}
+
+// nameLength keeps the names short: overlay's list of folders has to fit into a page. 2⁴⁰ names
+// are enough to find a free one at once.
+const nameLength = 8
+
+// NewFolder makes an empty folder and locks it.
+func (s *Store) NewFolder() (*Folder, error) { return NewFolder(s.dir) }
+
+// NewFolder makes an empty folder among those of the snapshotter whose folder is dir, and locks
+// it. What of it outlives its process is swept.
+func NewFolder(dir string) (*Folder, error) {
+	for {
+		name := strings.ToLower(rand.Text()[:nameLength])
+		path := filepath.Join(dir, name)
+		err := os.Mkdir(path, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make a folder for a snapshot: %w", err)
+		}
+		lock, err := lockDir(path)
+		if err != nil {
+			return nil, fmt.Errorf("make a folder for a snapshot: %w", err)
+		}
+		if lock != nil {
+			return &Folder{name, path, lock}, nil
+		}
+	}
+}
+
+// lockDir locks a folder, or returns nil if somebody else has locked it or it is gone.
+func lockDir(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	free, err := flock.TryLock(f, flock.Exclusive)
+	if err == nil && free {
+		// A sweep may have removed it before it was locked.
+		if free, err = flock.Current(f); err == nil && free {
+			return f, nil
+		}
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// Keep leaves the folder to the row that names it now.
+func (f *Folder) Keep() error { return release(f.lock) }
+
+// release gives up a lock. Closing alone would leave it to a process that is just being started,
+// which has what we had open until it runs its own program.
+func release(f *os.File) error { return errors.Join(flock.Unlock(f), f.Close()) }
+
+// Discard removes the folder.
+func (f *Folder) Discard() error {
+	return errors.Join(layer.RemoveAll(f.Path), release(f.lock))
+}
+
+// path of a folder, by its name in the rows.
+func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
+
+// paths of the folders of a chain.
+func (s *Store) paths(chain []Snapshot) []string {
+	list := make([]string, len(chain))
+	for i, row := range chain {
+		list[i] = s.path(row.Folder)
+	}
+	return list
+}
+
+// there tells whether a folder that a row names is there; people remove them by hand.
+func (s *Store) there(name string) bool {
+	info, err := os.Lstat(s.path(name))
+	return name != "" && err == nil && info.IsDir()
+}
+
+// A LayerLock is the right to unpack one layer, which one process has at a time.
+type LayerLock struct{ file *os.File }
+
+// LockLayer takes the right to unpack a layer. While another process has it, it waits, or
+// answers [errdefs.ErrUnavailable].
+func (s *Store) LockLayer(ctx context.Context, diffID digest.Digest, wait bool) (*LayerLock, error) {
+	name := filepath.Join(s.dir, busyDir, diffID.Algorithm().String()+"-"+diffID.Encoded())
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock layer %s: %w", diffID, err)
+		}
+		free := wait
+		if wait {
+			err = flock.Lock(ctx, f, flock.Exclusive)
+		} else {
+			free, err = flock.TryLock(f, flock.Exclusive)
+		}
+		current := false
+		if err == nil && free {
+			current, err = flock.Current(f)
+		}
+		if current {
+			return &LayerLock{f}, nil
+		}
+		err = errors.Join(err, f.Close())
+		if err == nil && !free {
+			err = errdefs.ErrUnavailable
+		}
+		if err != nil {
+			return nil, fmt.Errorf("layer %s is being unpacked: %w", diffID, err)
+		}
+	}
+}
+
+// Unlock gives it up.
+func (l *LayerLock) Unlock() error {
+	// Removed while it is locked: who waits for it notices that the name is gone.
+	err := os.Remove(l.file.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, release(l.file))
+}
+
+// Sweep removes the folders that nobody fills, no row names and no mount shows, and answers what
+// they took.
+func (s *Store) Sweep(ctx context.Context) (freed Usage, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return Usage{}, err
+	}
+	if err := s.sweepLocks(); err != nil {
+		return Usage{}, err
+	}
+	rows, err := s.meta.SnapshotFolders(ctx, s.name)
+	if errdefs.IsDataLoss(err) {
+		// Whoever looks for damage is told which; a damaged database is told by all else.
+		s.log.Debug("folders of snapshots are not cleaned while the row of one is damaged", "snapshotter", s.name, "reason", err)
+		return Usage{}, nil
+	}
+	if err != nil {
+		return Usage{}, err
+	}
+	var strays []*Folder
+	for _, e := range entries {
+		if len(e.Name()) != nameLength || !e.IsDir() || rows[e.Name()] {
+			continue
+		}
+		lock, lockErr := lockDir(s.path(e.Name()))
+		if lockErr != nil {
+			err = errors.Join(err, lockErr)
+			continue
+		}
+		if lock != nil {
+			strays = append(strays, &Folder{e.Name(), s.path(e.Name()), lock})
+		}
+	}
+	if len(strays) == 0 {
+		return freed, err
+	}
+	// Whoever filled one wrote its row before giving up the lock that we have now.
+	rows, rowsErr := s.meta.SnapshotFolders(ctx, s.name)
+	err = errors.Join(err, rowsErr)
+	for _, f := range strays {
+		if rowsErr != nil || rows[f.Name] {
+			err = errors.Join(err, f.Keep())
+			continue
+		}
+		u, sweepErr := s.sweep(ctx, f)
+		freed.Size += u.Size
+		freed.Inodes += u.Inodes
+		err = errors.Join(err, sweepErr)
+	}
+	return freed, err
+}
+
+// sweep removes one stray. What is mounted has to wait for a later sweep.
+func (s *Store) sweep(ctx context.Context, f *Folder) (freed Usage, err error) {
+	if err := s.driver.Release(ctx, f.Path); err != nil {
+		if errdefs.IsFailedPrecondition(err) {
+			s.log.Debug("a folder that no snapshot has is in use", "snapshotter", s.name, "folder", f.Name, "reason", err)
+			err = nil
+		}
+		return Usage{}, errors.Join(err, f.Keep())
+	}
+	freed.Size, freed.Inodes, err = layer.Usage(f.Path)
+	return freed, errors.Join(err, f.Discard())
+}
+
+// sweepLocks removes the files of locks whose owners were killed.
+func (s *Store) sweepLocks() error {
+	dir := filepath.Join(s.dir, busyDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		f, err := os.Open(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		free, err := flock.TryLock(f, flock.Exclusive)
+		current := false
+		if err == nil && free {
+			current, err = flock.Current(f)
+		}
+		if current {
+			// Removed while it is locked: who waits for it notices that the name is gone.
+			if err = os.Remove(f.Name()); errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

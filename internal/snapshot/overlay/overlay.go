@@ -1,0 +1,357 @@
+// Package overlay is the snapshotter that stacks folders with the kernel's overlay filesystem.
+//
+// The folder of a snapshot holds fs, the layer in overlay's own form; work, while it is active;
+// and layer.json, what the layer is beside its files ([facts]). A layer is unpacked without
+// regard to what is below it, and shared by all stacks for which it needs no change.
+//
+// The kernel takes the attributes of a stack's root from its topmost folder, and does not heed
+// an opaque root. So every view and active snapshot has a topmost folder of its own, with the
+// attributes that the root should have, and a stack is cut where a layer hides everything below.
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/layer"
+	"github.com/stowage/stowage/internal/mount"
+	"github.com/stowage/stowage/internal/snapshot"
+)
+
+// Parts of a folder.
+const (
+	treeDir = "fs"
+	workDir = "work"
+)
+
+// formFile says in the driver's folder in which form layers are kept there, so that root can
+// mount what was unpacked in a user namespace.
+const formFile = "form"
+
+// A Driver keeps layers for overlay.
+type Driver struct {
+	form    layer.Form
+	options []string
+}
+
+// Open returns the driver for the folder dir, which is there. Errors:
+// [errdefs.ErrNotImplemented], with the reason, where overlay does not work.
+func Open(dir string) (*Driver, error) {
+	f, err := snapshot.NewFolder(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshotter overlay: %w", err)
+	}
+	found, probeErr := mount.ProbeOverlay(f.Path)
+	if err := f.Discard(); err != nil {
+		return nil, fmt.Errorf("open snapshotter overlay: %w", err)
+	}
+	if probeErr != nil {
+		return nil, fmt.Errorf("overlay does not work on %s: %w: %w", dir, probeErr, errdefs.ErrNotImplemented)
+	}
+	d, err := forms(dir, found.UserXattr)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshotter overlay: %w", err)
+	}
+	d.options = found.Options
+	if d.form == layer.UserOverlay {
+		d.options = append(slices.Clone(d.options), "userxattr")
+	}
+	return d, nil
+}
+
+// OpenUnmounted is Open for one who may not mount, and unpacks and reads all the same.
+func OpenUnmounted(dir string) (*Driver, error) {
+	d, err := forms(dir, true)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshotter overlay: %w", err)
+	}
+	return d, nil
+}
+
+// forms finds the form of the layers in dir, or decides on it if there are none yet.
+func forms(dir string, user bool) (*Driver, error) {
+	name := filepath.Join(dir, formFile)
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := decide(dir, name, user); err != nil {
+			return nil, err
+		}
+		b, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch s := strings.TrimSpace(string(b)); {
+	case s == "user":
+		return &Driver{form: layer.UserOverlay}, nil
+	case s == "trusted" && user:
+		return nil, fmt.Errorf("its layers were unpacked with trusted.overlay attributes, which only root reads: %w", errdefs.ErrPermissionDenied)
+	case s == "trusted":
+		return &Driver{form: layer.Overlay}, nil
+	default:
+		return nil, fmt.Errorf("%s says %.20q, and not trusted or user: %w", name, s, errdefs.ErrDataLoss)
+	}
+}
+
+// decide writes the form of the layers, unless another process does so first. The file is whole
+// and durable when it gets its name: without it no layer could be told.
+func decide(dir, name string, user bool) (err error) {
+	form := "trusted\n"
+	if user {
+		form = "user\n"
+	}
+	folder, err := snapshot.NewFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, folder.Discard()) }()
+	f, err := os.Create(filepath.Join(folder.Path, formFile))
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(form)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Alone implements [snapshot.Driver].
+func (d *Driver) Alone() bool { return true }
+
+// Unpack implements [snapshot.Driver].
+func (d *Driver) Unpack(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error) {
+	o.Form, o.Below = d.form, nil
+	return d.apply(ctx, folder, r, o)
+}
+
+// UnpackOn implements [snapshot.Driver].
+func (d *Driver) UnpackOn(ctx context.Context, folder string, chain []string, r io.Reader, o layer.Options) (res layer.Result, err error) {
+	below, err := d.Tree(ctx, chain)
+	if err != nil {
+		return layer.Result{}, err
+	}
+	defer func() { err = errors.Join(err, below.Close()) }()
+	o.Form, o.Below = d.form, below
+	return d.apply(ctx, folder, r, o)
+}
+
+func (d *Driver) apply(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error) {
+	root := filepath.Join(folder, treeDir)
+	if err := makeRoot(root); err != nil {
+		return layer.Result{}, err
+	}
+	res, err := layer.Apply(ctx, r, root, o)
+	if err != nil {
+		return layer.Result{}, err
+	}
+	return res, writeFacts(folder, facts{Root: res.Root, Opaque: res.Opaque, Needs: res.Needs})
+}
+
+// makeRoot makes the root of a tree as it is when no layer says anything else.
+func makeRoot(root string) error {
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	f, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o755), layer.SetTime(f, time.Unix(0, 0)), f.Close())
+}
+
+// Seal implements [snapshot.Driver].
+func (d *Driver) Seal(_ context.Context, chain []string) error {
+	lowers, err := lowers(chain)
+	if err == nil && len(lowers) >= maxLowers {
+		err = fmt.Errorf("a stack of %d layers, where the kernel takes %d: %w", len(lowers), maxLowers-1, errdefs.ErrNotImplemented)
+	}
+	return err
+}
+
+// maxLowers is how many lower folders the kernel takes; one is the root of a view.
+const maxLowers = 500
+
+// lowers lists the trees of a chain as overlay wants them: from the topmost down, each once, and
+// none that is hidden entirely.
+func lowers(chain []string) ([]string, error) {
+	var list []string
+	for _, folder := range slices.Backward(chain) {
+		// A layer that stands further up as well adds nothing here, and the kernel refuses it.
+		if root := filepath.Join(folder, treeDir); !slices.Contains(list, root) {
+			list = append(list, root)
+		}
+		f, err := readFacts(folder)
+		if err != nil {
+			return nil, err
+		}
+		if f.Opaque {
+			break
+		}
+	}
+	return list, nil
+}
+
+// Prepare implements [snapshot.Driver].
+func (d *Driver) Prepare(_ context.Context, folder string, chain []string, kind snapshot.Kind) error {
+	root := filepath.Join(folder, treeDir)
+	if err := makeRoot(root); err != nil {
+		return err
+	}
+	if kind == snapshot.Active {
+		if err := os.Mkdir(filepath.Join(folder, workDir), 0o711); err != nil {
+			return err
+		}
+	}
+	like, err := rootOf(chain)
+	if err != nil || like == "" {
+		return err
+	}
+	return copyRoot(like, root)
+}
+
+// rootOf is the folder of the layer that says what the root is like, or empty if none does. One
+// that hides what is in the root does not hide what the root itself is like.
+func rootOf(chain []string) (string, error) {
+	for _, folder := range slices.Backward(chain) {
+		f, err := readFacts(folder)
+		if err != nil {
+			return "", err
+		}
+		if f.Root {
+			return filepath.Join(folder, treeDir), nil
+		}
+	}
+	return "", nil
+}
+
+// copyRoot gives one root the attributes of another.
+func copyRoot(from, to string) error {
+	tree, err := layer.OpenStack(layer.Whole, []string{from})
+	if err != nil {
+		return err
+	}
+	n, err := tree.Lookup(".")
+	if err = errors.Join(err, tree.Close()); err != nil {
+		return err
+	}
+	f, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	return errors.Join(layer.SetAttr(f, n.Attr), f.Close())
+}
+
+// Mounts implements [snapshot.Driver].
+func (d *Driver) Mounts(_ context.Context, folder string, chain []string, kind snapshot.Kind) ([]mount.Mount, error) {
+	root := filepath.Join(folder, treeDir)
+	list, err := lowers(chain)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		access := map[snapshot.Kind]string{snapshot.Active: "rw", snapshot.View: "ro"}[kind]
+		return []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", access}}}, nil
+	}
+	options := slices.Clone(d.options)
+	if kind == snapshot.View {
+		options = append(options, "ro")
+		list = append([]string{root}, list...)
+	} else {
+		options = append(options, mount.Dirs("upperdir", root), mount.Dirs("workdir", filepath.Join(folder, workDir)))
+	}
+	options = append(options, mount.Dirs("lowerdir", list...))
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}
+
+// Commit implements [snapshot.Driver].
+func (d *Driver) Commit(_ context.Context, folder string, _ []string) (snapshot.Usage, error) {
+	if err := writeFacts(folder, facts{Root: true}); err != nil {
+		return snapshot.Usage{}, err
+	}
+	return usage(folder)
+}
+
+// Tidy implements [snapshot.Driver].
+func (d *Driver) Tidy(_ context.Context, folder string) error {
+	return layer.RemoveAll(filepath.Join(folder, workDir))
+}
+
+// Usage implements [snapshot.Driver].
+func (d *Driver) Usage(_ context.Context, folder string) (snapshot.Usage, error) {
+	return usage(folder)
+}
+
+func usage(folder string) (u snapshot.Usage, err error) {
+	u.Size, u.Inodes, err = layer.Usage(filepath.Join(folder, treeDir))
+	return u, err
+}
+
+// Release implements [snapshot.Driver]. The kernel knows mounts of a folder only as those of who
+// made them, which are not ours to take away.
+func (d *Driver) Release(_ context.Context, folder string) error {
+	list, err := mount.Beneath("/")
+	if err != nil {
+		return err
+	}
+	// By whatever way the folder was reached; its own name is random enough.
+	ours := func(dir string) bool { return strings.HasSuffix(dir, "/"+filepath.Base(folder)+"/"+treeDir) }
+	for _, m := range list {
+		over := m.Type == "overlay" && (slices.ContainsFunc(m.Dirs("upperdir"), ours) || slices.ContainsFunc(m.Dirs("lowerdir"), ours))
+		if over || ours(m.Root) {
+			return fmt.Errorf("it is mounted at %s: %w", m.Target, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+// Tree implements [snapshot.Driver].
+func (d *Driver) Tree(_ context.Context, chain []string) (layer.Tree, error) {
+	if len(chain) == 0 {
+		return layer.Empty(), nil
+	}
+	like, err := rootOf(chain)
+	if err != nil {
+		return nil, err
+	}
+	list, err := lowers(chain)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(list)
+	t, err := layer.OpenStack(d.form, list)
+	if err != nil || like == list[len(list)-1] {
+		return t, err
+	}
+	return newRooted(t, like)
+}
+
+// ActiveTree implements [snapshot.Driver].
+func (d *Driver) ActiveTree(_ context.Context, folder string, chain []string) (layer.Tree, error) {
+	list, err := lowers(chain)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(list)
+	return layer.OpenStack(d.form, append(list, filepath.Join(folder, treeDir)))
+}

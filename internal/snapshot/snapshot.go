@@ -1,0 +1,99 @@
+// Package snapshot keeps unpacked filesystems: chains of committed snapshots, one for each layer,
+// and on top of them active ones, which are written, and views, which are looked at.
+//
+// The states are rows in metadata, with containerd's meaning of keys, names, kinds, parents and
+// labels; they are the business of [Store]. Trees are the business of a [Driver], which keeps
+// them in folders that it is given and makes mounts of them, and knows nothing of states. So the
+// two cannot disagree: a folder that no row names is garbage, and is swept.
+//
+// Invariants:
+//   - A committed snapshot's files are on stable storage, and its diffID matched, before its row
+//     is written.
+//   - A folder is locked by the process that fills it until a row names it. One that is neither
+//     locked nor named is nobody's.
+//   - A committed folder never changes. Snapshots of the same layer share one where the driver
+//     can, whatever is below them.
+package snapshot
+
+import (
+	"context"
+	"io"
+
+	"github.com/stowage/stowage/internal/layer"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/mount"
+)
+
+// A Snapshot is a state of a filesystem.
+type Snapshot = metadata.Snapshot
+
+// A Kind says what a snapshot is for.
+type Kind = metadata.SnapshotKind
+
+// The kinds of snapshots.
+const (
+	Committed = metadata.Committed
+	Active    = metadata.Active
+	View      = metadata.View
+)
+
+// A Usage is what a snapshot takes on the disk, without its parent.
+type Usage struct {
+	Size   int64 `json:"size"` // bytes
+	Inodes int64 `json:"inodes"`
+}
+
+// A Driver keeps trees in folders and makes mounts of them. A folder is given by its path; it is
+// there, empty, and its caller's alone until a snapshot is made of it, and does not change
+// afterwards. A chain is the folders of committed snapshots, lowest first; one folder may stand
+// in it twice.
+//
+// The driver syncs nothing: that is done for the whole filesystem at once before a row is
+// written. Goroutines may share it.
+type Driver interface {
+	// Unpack applies a layer to a folder, with r its uncompressed tar, read to its end. A driver
+	// that must know what is below first answers [errdefs.ErrFailedPrecondition] without
+	// reading, or says so by [Driver.Alone].
+	Unpack(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error)
+	// Alone tells whether Unpack works; if not, only UnpackOn does.
+	Alone() bool
+	// Fit makes a folder of Unpack stand on a chain. It may change the folder if that is own,
+	// and answers whether it did; then the folder is good for this chain alone. A folder that
+	// would have to be changed and is not own, or that cannot be, is an
+	// [errdefs.ErrFailedPrecondition]: the layer has to be unpacked on the chain.
+	Fit(ctx context.Context, folder string, chain []string, own bool) (changed bool, err error)
+	// UnpackOn is Unpack for a layer on a known chain.
+	UnpackOn(ctx context.Context, folder string, chain []string, r io.Reader, o layer.Options) (layer.Result, error)
+	// Seal makes ready what a mount of a whole chain needs, so that mounting it later writes
+	// nothing and cannot fail for what its layers say.
+	Seal(ctx context.Context, chain []string) error
+
+	// Prepare makes a folder into that of an active snapshot or a view on a chain.
+	Prepare(ctx context.Context, folder string, chain []string, kind Kind) error
+	// Mounts gives the mounts of an active snapshot or a view. Whatever they need that a reboot
+	// takes away is made again.
+	Mounts(ctx context.Context, folder string, chain []string, kind Kind) ([]mount.Mount, error)
+	// Commit makes the folder of an active snapshot ready to be that of a committed one. Until
+	// Tidy it is good for both: should its row not come to be written, the snapshot is still
+	// active, and may be committed again.
+	Commit(ctx context.Context, folder string, chain []string) (Usage, error)
+	// Tidy removes from the folder of a committed snapshot what only an active one needs.
+	Tidy(ctx context.Context, folder string) error
+	// Tree reads a chain without mounting it, and Usage says what a folder takes.
+	Tree(ctx context.Context, chain []string) (layer.Tree, error)
+	Usage(ctx context.Context, folder string) (Usage, error)
+	// ActiveTree is Tree for a folder of Prepare on a chain.
+	ActiveTree(ctx context.Context, folder string, chain []string) (layer.Tree, error)
+	// Release takes away what Mounts made for a folder and the kernel still has.
+	Release(ctx context.Context, folder string) error
+}
+
+// A Remote is a Driver that may have a layer already, somewhere else, and then does not want it
+// downloaded.
+type Remote interface {
+	Driver
+	// Claim is asked for a layer, by what its image says of it, before it is fetched. It fills
+	// the folder so that the layer can be mounted on the chain and answers true, or answers
+	// false and leaves the folder empty.
+	Claim(ctx context.Context, folder string, chain []string, labels map[string]string) (bool, error)
+}
