@@ -19,7 +19,7 @@ demo: build
 	$(GO) run ./demo $(IMAGE)
 
 # All tests, then those where goroutines meet once more under the race detector, which needs cgo.
-RACED = ./internal/content/... ./internal/kv/... ./internal/metadata/... ./internal/transfer/...
+RACED = ./internal/content/... ./internal/kv/... ./internal/metadata/... ./internal/snapshot/... ./internal/transfer/... ./internal/unpack/...
 test: deps
 	$(GO) test ./...
 	CGO_ENABLED=1 $(GO) test -race $(RACED)
@@ -42,17 +42,23 @@ lint:
 	@# tidy: go.mod names what is imported, no more and no less.
 	$(GO) mod tidy -diff
 
-# Whole runs beside skopeo, as a table, then the micro-benchmarks. BENCH=pull chooses cases,
-# BENCH_RUNS says how often each runs, BENCH_DIR keeps the images made for it.
+# Whole runs beside skopeo, podman and containerd, as a table, then the micro-benchmarks. BENCH=pull
+# chooses cases, BENCH_RUNS says how often each runs, BENCH_DIR keeps the images made for it, and
+# BENCH_CONTAINERD is a folder with a containerd and ctr of one's own. BENCH=unpack takes root.
 bench: build deps
 	$(GO) run ./bench
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./internal/content/... ./internal/kv/... | tee bin/bench.txt
 	$(GO) tool benchstat bin/bench.txt
 
-# Pulls that are killed at random moments, KILLS times; the tests do it 50 times.
+# The long forms of what the tests do for a few seconds: pulls that are killed at random moments,
+# KILLS times; cuts of the power, CUTS times; mounts and unpacking that are killed; folders that are
+# swapped for links while a layer is applied.
 KILLS ?= 500
+CUTS ?= 30
 drill:
-	$(GO) test -count 1 -timeout 60m -v -run TestKilledPulls ./cmd/stowage -kills $(KILLS)
+	$(GO) test -count 1 -timeout 60m -v -run 'TestKilled|TestPowerCuts|TestUnpacksShareTheWork' ./cmd/stowage \
+		-kills $(KILLS) -cuts $(CUTS) -unpack-kills 150 -mount-kills 200
+	$(GO) test -count 1 -timeout 60m -v -run 'Swap' ./internal/layer
 
 # Every fuzz target in turn, FUZZTIME each. Large seeds are not minimized for long, which would
 # otherwise take most of the time.

@@ -38,9 +38,8 @@ type ExportOptions struct {
 // Export writes images to w as an OCI layout tar that docker reads too. The same images give
 // the same bytes every time. Images whose blobs are not all there are a *[MissingError].
 func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o ExportOptions) error {
-	inner := transfer.ExportOptions{Choice: o.Choice, Verify: o.Verify, Progress: o.Progress}
-	if o.FetchMissing {
-		inner.Fetch = s.reg
+	inner := transfer.ExportOptions{
+		Choice: o.Choice, Verify: o.Verify, FetchMissing: o.FetchMissing, Registry: s.reg, Progress: o.Progress,
 	}
 	full := make([]string, 0, len(names))
 	for _, n := range names {

@@ -41,6 +41,7 @@ var allowed = map[string]string{
 	"archive":  "ref image content par progress",
 
 	// Work: one verb each.
+	"unpack":   "par progress image content layer metadata snapshot",
 	"transfer": "par progress ref image content metadata registry archive unpack",
 	"gc":       "image content metadata",
 	"doctor":   "par progress ref image content metadata",

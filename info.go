@@ -82,10 +82,15 @@ func (s *Store) Info(ctx context.Context, name string, platform *Platform) (*Ima
 			}
 		}
 	}
+	unpacked, err := s.unpacked(ctx, chains)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", img.Name, err)
+	}
 	for i, l := range doc.Layers {
 		li := LayerInfo{Digest: l.Digest, MediaType: l.MediaType, Size: l.Size}
 		if len(diffs) == len(doc.Layers) {
 			li.DiffID, li.ChainID = diffs[i], chains[i]
+			li.Unpacked = i < unpacked
 		}
 		if b, err := s.content.Info(ctx, l.Digest); err == nil {
 			li.Present = b.Size == l.Size
@@ -95,6 +100,27 @@ func (s *Store) Info(ctx context.Context, name string, platform *Platform) (*Ima
 		info.Layers = append(info.Layers, li)
 	}
 	return info, nil
+}
+
+// unpacked counts the layers, from the lowest, that a snapshotter has snapshots of: the one that
+// has most.
+func (s *Store) unpacked(ctx context.Context, chain []Digest) (int, error) {
+	names, err := s.meta.Snapshotters(ctx, s.ns)
+	if err != nil {
+		return 0, err
+	}
+	most := 0
+	for _, name := range names {
+		for n := len(chain); n > most; n-- {
+			_, err := s.meta.SnapshotChain(ctx, s.ns, name, chain[n-1].String())
+			if err == nil {
+				most = n
+			} else if !errdefs.IsNotFound(err) {
+				return 0, err
+			}
+		}
+	}
+	return most, nil
 }
 
 // pick chooses one of the platforms of an image.

@@ -1,7 +1,8 @@
 // Package stowage keeps container images: it pulls them from registries into a store in a
-// folder, lists, checks, exports and imports them.
+// folder, unpacks and mounts them, lists, checks, exports and imports them.
 //
-// An image that a [Store] lists as complete can be exported: now, offline, and after a power cut.
+// An image that a [Store] lists as complete can be mounted and exported: now, offline, and after a
+// power cut.
 // Several processes may use one folder at once.
 //
 //	store, err := stowage.Open("/var/lib/stowage", stowage.Options{})
@@ -20,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -44,6 +46,10 @@ type Options struct {
 	NoSync bool
 	// Registry says how registries are reached.
 	Registry RegistryOptions
+	// Snapshotter is overlay, erofs or native, for operations that name none; empty: the best
+	// that works on the store's filesystem.
+	Snapshotter string
+	Unpack      UnpackLimits
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
@@ -57,6 +63,15 @@ type Store struct {
 	meta    *metadata.Store
 	content content.Store
 	reg     *registry.Client
+	log     *slog.Logger
+
+	snapshotter string
+	unpack      UnpackLimits
+	large       chan struct{} // see [layer.DecompressOptions]
+
+	mu     sync.Mutex
+	opened map[string]*Snapshotter
+	best   *Snapshotter
 }
 
 // Open opens the store in the folder root, which is made if it is not there. The caller closes
@@ -70,6 +85,19 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	if err := metadata.CheckNamespace(o.Namespace); err != nil {
 		return nil, err
+	}
+	if _, err := snapshotterName(o.Snapshotter); err != nil {
+		return nil, err
+	}
+	switch o.Unpack.Losses {
+	case "", "refuse", "report":
+	default:
+		return nil, fmt.Errorf("losses %q: want refuse or report: %w", o.Unpack.Losses, errdefs.ErrInvalidArgument)
+	}
+	switch o.Unpack.Filter {
+	case "", "auto", "off", "always":
+	default:
+		return nil, fmt.Errorf("filter %q: want auto, off or always: %w", o.Unpack.Filter, errdefs.ErrInvalidArgument)
 	}
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -97,7 +125,8 @@ func Open(root string, o Options) (*Store, error) {
 	return &Store{
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")),
-		content: blobs, reg: registry.New(o.Registry),
+		content: blobs, reg: registry.New(o.Registry), log: o.Log,
+		snapshotter: o.Snapshotter, unpack: o.Unpack, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}, nil
 }
 
@@ -140,19 +169,52 @@ func (s *Store) Namespace() string { return s.ns }
 
 // place is the store as transfers see it.
 func (s *Store) place() transfer.Store {
-	return transfer.Store{Content: s.content, Meta: s.meta, Namespace: s.ns}
+	return transfer.Store{Content: s.content, Meta: s.meta, Namespace: s.ns, Unpacker: s.unpacker}
 }
 
 // Compact gives the space that the metadata no longer needs back to the disk.
 func (s *Store) Compact(ctx context.Context) error { return s.db.Compact(ctx) }
 
-// Prune deletes what no image, lease or running operation refers to.
+// PruneReport is what a collection took away.
+type PruneReport struct {
+	gc.Report
+	Unpacked SnapshotUsage `json:"unpacked"` // what the folders of snapshots took
+}
+
+// Prune deletes what no image, lease or running operation refers to: blobs, and the snapshots of
+// images. Snapshots that were prepared or committed by hand stay.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	r, err := gc.Run(ctx, s.meta, s.content, o)
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
 	}
-	return &r, nil
+	report := &PruneReport{Report: r}
+	if o.DryRun {
+		return report, nil
+	}
+	if err := s.cleanMounts(ctx); err != nil {
+		return report, fmt.Errorf("collect: %w", err)
+	}
+	for _, name := range snapshotters {
+		if _, err := os.Stat(filepath.Join(s.root, "snapshots", name)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		sn, err := s.Snapshotter(name)
+		if errdefs.IsNotImplemented(err) {
+			s.log.Warn("the folders of a snapshotter cannot be collected", "snapshotter", name, "reason", err)
+			continue
+		}
+		if err != nil {
+			return report, fmt.Errorf("collect: %w", err)
+		}
+		freed, err := sn.Sweep(ctx)
+		if err != nil {
+			return report, fmt.Errorf("collect snapshots: %w", err)
+		}
+		report.Unpacked.Size += freed.Size
+		report.Unpacked.Inodes += freed.Inodes
+	}
+	return report, nil
 }
 
 // digestOf reads a digest that a person typed: whole, or a unique prefix of one that is stored.

@@ -9,9 +9,12 @@ import (
 	"github.com/stowage/stowage/internal/doctor"
 	"github.com/stowage/stowage/internal/gc"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/mount"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/registry"
+	"github.com/stowage/stowage/internal/snapshot"
 	"github.com/stowage/stowage/internal/transfer"
 )
 
@@ -54,14 +57,26 @@ type (
 	// Count is a number of blobs and their bytes.
 	Count = transfer.Count
 
+	// UnpackOptions say whether a transfer also unpacks what it brings.
+	UnpackOptions = transfer.UnpackOptions
+
+	// Snapshotter keeps unpacked filesystems.
+	Snapshotter = snapshot.Store
+	// Snapshot is a state of a filesystem.
+	Snapshot = snapshot.Snapshot
+	// SnapshotUsage is what a snapshot takes on the disk, without its parent.
+	SnapshotUsage = snapshot.Usage
+	// Mount is one mount to be made.
+	Mount = mount.Mount
+	// Loss is something that a tree lacks of what its layers say.
+	Loss = layer.Loss
+
 	// ImageFinding is what [Store.CheckImage] found.
 	ImageFinding = doctor.ImageFinding
 	// BlobFinding is what [Store.Verify] found of one blob.
 	BlobFinding = doctor.BlobFinding
 	// PruneOptions tunes [Store.Prune].
 	PruneOptions = gc.Options
-	// PruneReport is what a collection took away.
-	PruneReport = gc.Report
 
 	// ProgressEvent is one thing that happened during a long operation.
 	ProgressEvent = progress.Event
@@ -75,6 +90,13 @@ const (
 	Partial  = metadata.Partial
 	Lazy     = metadata.Lazy
 	Absent   = metadata.Absent
+)
+
+// The kinds of snapshots.
+const (
+	Committed = snapshot.Committed
+	Active    = snapshot.Active
+	View      = snapshot.View
 )
 
 // The verdicts on blobs.

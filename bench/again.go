@@ -34,8 +34,8 @@ func pullAgain(ctx context.Context, b *bench) ([]result, error) {
 	again := result{name: "pull six again", limit: 30 * time.Millisecond}
 	requests := result{name: "requests of pull six again", asked: "one HEAD", met: true}
 	for range b.runs {
-		one, err := b.measure(ctx, step{command: func(string) []string {
-			return b.stowage(store, "pull", reference)
+		one, err := b.measure(ctx, b.folder, step{command: func(string) []string {
+			return b.stowage(store, "pull", packedOnly, reference)
 		}})
 		if err != nil {
 			return nil, err

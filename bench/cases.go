@@ -20,10 +20,20 @@ var cases = []struct {
 	{"export", export},
 	{"import", importArchive},
 	{"small images", small},
+	{"unpack app", unpack(appImage, 0.7, 0.7)},
+	{"unpack large", unpack(largeImage, 0.8, 0.7)},
+	{"unpack meta", unpack(metaImage, 0.7, 0)},
+	{"unpack files", unpack(filesImage, 0.5, 0.6)},
+	{"unpack zstd", unpack(zstdImage, 0.8, 0)},
+	{"unpack, durable", durableUnpack},
 }
 
-// none is what skopeo gives: bytes left to the kernel.
-const none = "--sync=none"
+// none is what skopeo gives: bytes left to the kernel. packedOnly is what it does: layers as they
+// come.
+const (
+	none       = "--sync=none"
+	packedOnly = "--no-unpack"
+)
 
 func pull(name string) func(context.Context, *bench) ([]result, error) {
 	return func(ctx context.Context, b *bench) ([]result, error) {
@@ -31,8 +41,8 @@ func pull(name string) func(context.Context, *bench) ([]result, error) {
 		if err != nil {
 			return nil, err
 		}
-		all, err := b.turns(ctx,
-			step{command: func(dir string) []string { return b.stowage(dir, none, "pull", reference) }},
+		all, err := b.turns(ctx, b.folder,
+			step{command: func(dir string) []string { return b.stowage(dir, none, "pull", packedOnly, reference) }},
 			step{command: func(dir string) []string {
 				return skopeo("docker://"+reference, "oci:"+filepath.Join(dir, "layout")+":1")
 			}})
@@ -49,10 +59,10 @@ func durability(ctx context.Context, b *bench) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := b.turns(ctx,
-		step{command: func(dir string) []string { return b.stowage(dir, "pull", reference) }},
+	all, err := b.turns(ctx, b.folder,
+		step{command: func(dir string) []string { return b.stowage(dir, "pull", packedOnly, reference) }},
 		step{command: func(dir string) []string {
-			return append([]string{"sh", "-c", `"$@" && sync -f "$3"`, "sh"}, b.stowage(dir, none, "pull", reference)...)
+			return append([]string{"sh", "-c", `"$@" && sync -f "$3"`, "sh"}, b.stowage(dir, none, "pull", packedOnly, reference)...)
 		}})
 	if err != nil {
 		return nil, err
@@ -69,7 +79,7 @@ func (b *bench) filled(ctx context.Context, reference string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = runProcess(ctx, b.stowage(root, "pull", reference))
+	_, err = runProcess(ctx, b.stowage(root, "pull", packedOnly, reference))
 	return root, err
 }
 
@@ -92,7 +102,7 @@ func export(ctx context.Context, b *bench) ([]result, error) {
 			return nil, err
 		}
 	}
-	all, err := b.turns(ctx,
+	all, err := b.turns(ctx, b.folder,
 		step{command: func(dir string) []string {
 			return b.stowage(store, none, "export", filepath.Join(dir, "out.tar"), reference)
 		}},
@@ -124,9 +134,9 @@ func importArchive(ctx context.Context, b *bench) ([]result, error) {
 	if _, err := runProcess(ctx, skopeo("docker://"+reference, "oci-archive:"+archive+":1")); err != nil {
 		return nil, err
 	}
-	all, err := b.turns(ctx,
+	all, err := b.turns(ctx, b.folder,
 		step{command: func(dir string) []string {
-			return b.stowage(dir, none, "import", "--tag", "example.com/bench/six:1", archive)
+			return b.stowage(dir, none, "import", packedOnly, "--tag", "example.com/bench/six:1", archive)
 		}},
 		step{command: func(dir string) []string {
 			return skopeo("oci-archive:"+archive+":1", "oci:"+filepath.Join(dir, "layout")+":1")
@@ -158,8 +168,8 @@ func small(ctx context.Context, b *bench) ([]result, error) {
 		for i := range smallImages {
 			remove = append(remove, smallName(i))
 		}
-		for i, command := range [][]string{b.stowage(root, "import", archive), b.stowage(root, "images"), remove} {
-			one, err := b.measure(ctx, step{command: func(string) []string { return command }})
+		for i, command := range [][]string{b.stowage(root, "import", packedOnly, archive), b.stowage(root, "images"), remove} {
+			one, err := b.measure(ctx, b.folder, step{command: func(string) []string { return command }})
 			if err != nil {
 				return nil, err
 			}

@@ -3,11 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -21,32 +19,47 @@ type sample struct {
 
 // A step is one side of a case: commands that work in dir, which is empty at first.
 type step struct {
-	prepare func(dir string) []string // not measured; may be nil
+	beside  func(ctx context.Context, dir string) (*daemon, error) // runs all the time; may be nil
+	prepare func(dir string) []string                              // not measured; may be nil
 	command func(dir string) []string
+	check   func(dir string) []string // not measured, fails if command did not do its work; may be nil
 }
 
-// measure runs a step in a fresh folder, which is removed afterwards.
-func (b *bench) measure(ctx context.Context, s step) (sample, error) {
-	dir, err := os.MkdirTemp(b.work(), "run-")
+// measure runs a step in a place of its own.
+func (b *bench) measure(ctx context.Context, where place, s step) (one sample, err error) {
+	dir, drop, err := where(ctx)
 	if err != nil {
 		return sample{}, err
 	}
-	defer func() { _ = os.RemoveAll(dir) }() // the work folder goes at the end
-	syscall.Sync()                           // nobody pays for what others wrote
+	defer func() { err = errors.Join(err, drop()) }()
+	var watched []int
+	if s.beside != nil {
+		d, failed := s.beside(ctx, dir)
+		if failed != nil {
+			return sample{}, failed
+		}
+		defer func() { err = errors.Join(err, d.stop()) }()
+		watched = append(watched, d.cmd.Process.Pid)
+	}
+	syscall.Sync() // nobody pays for what others wrote
 	if s.prepare != nil {
 		if _, err := runProcess(ctx, s.prepare(dir)); err != nil {
 			return sample{}, err
 		}
 	}
-	return runProcess(ctx, s.command(dir))
+	if one, err = runProcess(ctx, s.command(dir), watched...); err != nil || s.check == nil {
+		return one, err
+	}
+	_, err = runProcess(ctx, s.check(dir))
+	return one, err
 }
 
 // turns measures the steps one after the other, again and again.
-func (b *bench) turns(ctx context.Context, steps ...step) ([][]sample, error) {
+func (b *bench) turns(ctx context.Context, where place, steps ...step) ([][]sample, error) {
 	all := make([][]sample, len(steps))
 	for range b.runs {
 		for i, s := range steps {
-			one, err := b.measure(ctx, s)
+			one, err := b.measure(ctx, where, s)
 			if err != nil {
 				return nil, err
 			}
@@ -56,8 +69,9 @@ func (b *bench) turns(ctx context.Context, steps ...step) ([][]sample, error) {
 	return all, nil
 }
 
-// runProcess runs a command and fails with what it said if it does.
-func runProcess(ctx context.Context, args []string) (sample, error) {
+// runProcess runs a command and fails with what it said if it does. Its peak is that of the
+// command, of the processes beside it, and of all their children.
+func runProcess(ctx context.Context, args []string, beside ...int) (sample, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -67,7 +81,7 @@ func runProcess(ctx context.Context, args []string) (sample, error) {
 	}
 	ended := make(chan struct{})
 	peak := make(chan int64)
-	go func() { peak <- watchPeak(cmd.Process.Pid, ended) }()
+	go func() { peak <- watchPeak(append(beside, cmd.Process.Pid), ended) }()
 	err := cmd.Wait()
 	s := sample{wall: time.Since(start)}
 	close(ended)
@@ -78,41 +92,7 @@ func runProcess(ctx context.Context, args []string) (sample, error) {
 	return s, nil
 }
 
-// watchPeak follows the most memory that a process ever had. The kernel's account at the end of
-// a child (ru_maxrss) would do, if it did not begin with the memory of the parent that forked it.
-func watchPeak(pid int, ended <-chan struct{}) int64 {
-	status := filepath.Join("/proc", strconv.Itoa(pid), "status")
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	var peak int64
-	for {
-		peak = max(peak, highWater(status))
-		select {
-		case <-ended:
-			return peak
-		case <-tick.C:
-		}
-	}
-}
-
-// highWater reads VmHWM; zero once the process has ended.
-func highWater(status string) int64 {
-	text, err := os.ReadFile(status)
-	if err != nil {
-		return 0
-	}
-	_, after, _ := strings.Cut(string(text), "VmHWM:")
-	line, _, _ := strings.Cut(after, "\n")
-	kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(line), " kB"), 10, 64)
-	return kib << 10
-}
-
 // stowage is a command on the store in root.
 func (b *bench) stowage(root string, args ...string) []string {
 	return append([]string{b.binary, "--root", root, "--progress", "none"}, args...)
-}
-
-// skopeo copies from one place to another, with no signature policy to find.
-func skopeo(from, to string) []string {
-	return []string{"skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", from, to}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -27,19 +26,15 @@ func smallName(i int) string { return fmt.Sprintf("example.com/bench/small:%04d"
 // smallArchive is an OCI archive of many small images.
 func (b *bench) smallArchive() (string, error) {
 	name := filepath.Join(b.kept(), "small.tar")
-	if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-		return name, err
-	}
-	fmt.Fprintf(os.Stderr, "bench: making an archive of %d images\n", smallImages)
-	file, err := os.Create(name + ".part")
-	if err != nil {
-		return "", err
-	}
-	out := bufio.NewWriter(file)
-	if err := errors.Join(writeSmall(tar.NewWriter(out)), out.Flush(), file.Close()); err != nil {
-		return "", err
-	}
-	return name, os.Rename(file.Name(), name)
+	return name, once(name, func(part string) error {
+		fmt.Fprintf(os.Stderr, "bench: making an archive of %d images\n", smallImages)
+		file, err := os.Create(part)
+		if err != nil {
+			return err
+		}
+		out := bufio.NewWriter(file)
+		return errors.Join(writeSmall(tar.NewWriter(out)), out.Flush(), file.Close())
+	})
 }
 
 // writeSmall writes the entries in the order in which tar packs a layout's folder.

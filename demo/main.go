@@ -1,4 +1,4 @@
-// Demo shows stowage's main job: it pulls images, checks, exports and removes one, and imports it
+// Demo shows stowage's main job: it pulls images, checks, mounts, exports and removes one, and imports it
 // again, printing each command as one would type it. make demo runs it.
 //
 // Without an argument it serves two images of its own from a registry on loopback. Their layers
@@ -64,6 +64,11 @@ func demo(ctx context.Context, names []string) (err error) {
 	}
 	t.stowage(ctx, "images")
 	t.stowage(ctx, "image", "check")
+	if os.Geteuid() == 0 { // others would need a user namespace to mount
+		t.stowage(ctx, "image", "mount", last, "mnt")
+		t.stowage(ctx, "image", "usage", last)
+		t.stowage(ctx, "image", "unmount", "mnt")
+	}
 	t.stowage(ctx, "save", "-o", "image.tar", last)
 	t.stowage(ctx, "rmi", last)
 	t.stowage(ctx, "content", "prune")
@@ -75,9 +80,9 @@ func demo(ctx context.Context, names []string) (err error) {
 	}
 	if len(names) > 1 {
 		fmt.Println("Shown: two images that share their uncompressed layers were pulled, each with all of its own\n" +
-			"blobs; the second was exported, removed, imported again from its archive, and is complete.")
+			"blobs, and unpacked once; the second was exported, removed, imported again from its archive, and is complete.")
 	} else {
-		fmt.Println("Shown: an image was pulled, exported, removed, imported again from its archive, and is complete.")
+		fmt.Println("Shown: an image was pulled, unpacked, exported, removed, imported again from its archive, and is complete.")
 	}
 	return nil
 }

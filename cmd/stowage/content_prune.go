@@ -13,9 +13,9 @@ func contentPruneCommand(a *app) *cobra.Command {
 	var dry, all bool
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Delete blobs that nothing refers to",
-		Long: `Deletes blobs that no image, lease or running operation refers to, and says how many bytes
-came free. Whole blobs that interrupted pulls left are kept for a day, so that the next pull
+		Short: "Delete blobs and unpacked layers that nothing refers to",
+		Long: `Deletes blobs and unpacked layers that no image, lease or running operation refers to, and
+says how many bytes came free. Snapshots that were prepared or committed by hand stay. Whole blobs that interrupted pulls left are kept for a day, so that the next pull
 finds them; with --all they go as well.`,
 		Example: "  stowage content prune --dry-run",
 		Args:    cobra.NoArgs,
@@ -44,7 +44,13 @@ finds them; with --all they go as well.`,
 			if dry {
 				verb = "would free"
 			}
+			for _, key := range r.Snapshots {
+				fmt.Fprintf(w, "%s\tsnapshot\n", key)
+			}
 			fmt.Fprintf(w, "%s %s in %d blobs\n", verb, humanSize(r.Bytes), len(r.Blobs))
+			if len(r.Snapshots) > 0 || r.Unpacked.Inodes > 0 {
+				fmt.Fprintf(w, "%s %s in %d snapshots\n", verb, humanSize(r.Unpacked.Size), len(r.Snapshots))
+			}
 		})
 	}
 	return cmd

@@ -65,7 +65,7 @@ func TestFullDisk(t *testing.T) {
 	small, big := r.host+"/small:1", r.host+"/big:1"
 	mount(t, r.root, "20m")
 	r.must("pull", "-q", small)
-	r.fails(1, "^pull "+big+": fetch layer "+img.Manifest().Layers[0].Digest.String()+": .*no space left on device$", "pull", "-q", big)
+	r.fails(1, "^pull "+big+": (fetch|unpack) layer "+img.Manifest().Layers[0].Digest.String()+": .*no space left on device$", "pull", "-q", big)
 	_, errs, _ := r.run("pull", "-q", big)
 	if !strings.Contains(errs, "\nhint: the disk is full; ") {
 		t.Errorf("got %q, want a hint about the disk", errs)
@@ -92,7 +92,7 @@ func TestFullDiskFreed(t *testing.T) {
 	r.push("first", "1", 3<<20)
 	r.push("second", "1", 100_000, 4<<20)
 	first, second := r.host+"/first:1", r.host+"/second:1"
-	mount(t, r.root, "3m")
+	mount(t, r.root, "6m")
 	r.must("pull", "-q", first)
 	r.fails(1, "^pull "+second+": .*no space left on device$", "pull", "-q", second)
 	r.must("rmi", "--gc", first)

@@ -12,22 +12,24 @@ import (
 const importHelp = `Reads images from a docker or OCI archive, plain or compressed (gzip, zstd, bzip2, xz), or
 from the folder of an OCI layout. Every blob is verified. Platforms that the archive leaves
 out are recorded as absent; with --platform or --all-platforms those named must be whole.
+Layers are unpacked in the same pass: those of the platforms named, else of the host's, or
+of the only one.
 
 Prints NAME@DIGEST for every image.`
 
 // importFlags are the flags that import and load share.
 type importFlags struct {
-	choose   choiceFlags
-	tag      string
-	noUnpack bool
-	quiet    bool
-	out      *format
+	choose choiceFlags
+	tag    string
+	unpack stowage.UnpackOptions
+	quiet  bool
+	out    *format
 }
 
 func (i *importFlags) add(cmd *cobra.Command) {
 	i.choose.add(cmd, "that must be whole")
 	cmd.Flags().StringVar(&i.tag, "tag", "", "name for an image that the archive leaves unnamed")
-	cmd.Flags().BoolVar(&i.noUnpack, "no-unpack", false, "leave the layers packed, as this version always does")
+	addUnpack(cmd, &i.unpack)
 	cmd.Flags().BoolVarP(&i.quiet, "quiet", "q", false, "no progress")
 	i.out = formatFlag(cmd, "table")
 }
@@ -78,7 +80,7 @@ func (a *app) importFrom(cmd *cobra.Command, flags *importFlags, file string) er
 	if err != nil {
 		return err
 	}
-	o := stowage.ImportOptions{Choice: choice, Tag: flags.tag, Progress: d.sink}
+	o := stowage.ImportOptions{Choice: choice, Tag: flags.tag, UnpackOptions: flags.unpack, Progress: d.sink}
 	var res *stowage.ImportResult
 	if std(file) {
 		res, err = s.Import(cmd.Context(), a.in, o)

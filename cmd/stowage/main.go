@@ -177,7 +177,7 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "see `" + a.ran + " --help`"
 	case errors.As(err, &missing) && !strings.HasSuffix(a.ran, "import") && !strings.HasSuffix(a.ran, "load"):
 		return "`stowage export --fetch-missing` or `stowage pull " + missing.Name + "` gets what is missing"
-	case errors.Is(err, syscall.ENOSPC) && a.ofStore(err):
+	case errors.Is(err, syscall.ENOSPC) && (a.ofStore(err) || a.fillsStore()):
 		return "the disk is full; `stowage content prune` frees what nothing refers to, and the same command then goes on from where it was"
 	case errors.Is(err, syscall.EROFS) && a.ofStore(err):
 		return "the store is on a read-only filesystem; choose another with --root"
@@ -187,6 +187,16 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "give credentials with -u USER[:PASS], or log in with docker, podman or skopeo"
 	}
 	return ""
+}
+
+// fillsStore tells whether the store is all that the command writes to.
+func (a *app) fillsStore() bool {
+	for _, name := range []string{"pull", "import", "load", "mount"} {
+		if strings.HasSuffix(a.ran, " "+name) {
+			return true
+		}
+	}
+	return false
 }
 
 // ofStore tells whether err is about a file of the store, or a folder above it.

@@ -32,7 +32,7 @@ func (a *app) draw() (drawer, error) {
 	}
 	switch how {
 	case "none":
-		return drawer{wait: func() {}}, nil
+		return drawer{sink: stowage.SerialProgress(warnings(a.err)), wait: func() {}}, nil
 	case "plain":
 		return drawer{sink: stowage.SerialProgress(plain(a.err)), wait: func() {}}, nil
 	case "json":
@@ -46,6 +46,15 @@ func (a *app) draw() (drawer, error) {
 		return drawer{sink: stowage.SerialProgress(b.event), wait: b.wait}, nil
 	}
 	return drawer{}, usagef("--progress %q: want auto, bars, plain, json or none", a.progress)
+}
+
+// warnings prints what somebody should know though he asked for no progress.
+func warnings(w io.Writer) func(stowage.ProgressEvent) {
+	return func(e stowage.ProgressEvent) {
+		if e.Kind == stowage.Warning {
+			fmt.Fprintf(w, "warning: %s\n", e.Message)
+		}
+	}
 }
 
 // plain prints a line for what a log should hold: what is begun, what is done, what went wrong.

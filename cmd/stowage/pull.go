@@ -14,13 +14,15 @@ func pullCommand(a *app, name string) *cobra.Command {
 	var choose choiceFlags
 	var reg registryFlags
 	var streams int
-	var plan, noUnpack, quiet bool
+	var plan, quiet bool
+	var un stowage.UnpackOptions
 	cmd := &cobra.Command{
 		Use:   name + " REF",
 		Short: "Bring an image from a registry into the store",
 		Long: `Brings an image from a registry into the store: every blob of the chosen platforms, and
 the manifests and configs of the others, so that "images" can say what is there and what
-is not. Blobs that the store has are reused. A pull that is cut off goes on where it was.
+is not. Layers are unpacked in the same pass, so that the image can be mounted at once.
+Blobs and layers that the store has are reused. A pull that is cut off goes on where it was.
 
 The last line on standard output is NAME@DIGEST.`,
 		Example: `  stowage pull alpine
@@ -34,7 +36,7 @@ The last line on standard output is NAME@DIGEST.`,
 	reg.add(cmd)
 	cmd.Flags().IntVar(&streams, "max-concurrent", 0, "blobs fetched at once (default 4)")
 	cmd.Flags().BoolVar(&plan, "dry-run", false, "say what would be fetched and reused, and do nothing")
-	cmd.Flags().BoolVar(&noUnpack, "no-unpack", false, "leave the layers packed, as this version always does")
+	addUnpack(cmd, &un)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := stowage.CheckReference(args[0]); err != nil {
@@ -63,7 +65,7 @@ The last line on standard output is NAME@DIGEST.`,
 			streams = a.conf.MaxConcurrent
 		}
 		res, err := s.Pull(cmd.Context(), args[0], stowage.PullOptions{
-			Choice: choice, Streams: streams, OnlyPlan: plan, Progress: d.sink,
+			Choice: choice, Streams: streams, OnlyPlan: plan, UnpackOptions: un, Progress: d.sink,
 		})
 		d.wait()
 		if err != nil {

@@ -35,12 +35,13 @@ type app struct {
 func (a *app) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stowage",
-		Short: "Keep container images: pull, list, check, export, import",
-		Long: `Stowage keeps container images in a folder: it pulls them from registries, and lists,
-checks, exports and imports them. An image that it lists as complete can be exported:
-now, offline, and after a power cut.`,
+		Short: "Keep container images: pull, unpack, mount, check, export, import",
+		Long: `Stowage keeps container images in a folder: it pulls them from registries, unpacks and
+mounts them, and lists, checks, exports and imports them. An image that it lists as complete
+can be mounted and exported: now, offline, and after a power cut.`,
 		Example: `  stowage pull alpine
   stowage images
+  stowage image mount alpine /mnt
   stowage save -o alpine.tar alpine
   stowage load -i alpine.tar`,
 		SilenceUsage:      true,
@@ -66,11 +67,12 @@ now, offline, and after a power cut.`,
 	pull, images, tag, rmi := pullCommand, lsCommand, tagCommand, rmCommand
 	image := group("image", "Work with images", []string{"i"},
 		pull(a, "pull"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"),
-		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"))
+		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
+		mountCommand(a), unmountCommand(a), unpackCommand(a), usageCommand(a))
 	cmd.AddCommand(image,
 		pull(a, "pull"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
-		contentCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
+		contentCommand(a), snapshotCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
 			check := c.Args
@@ -159,6 +161,10 @@ func (a *app) setup(cmd *cobra.Command) error {
 func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 	s, err := stowage.Open(a.conf.Root, stowage.Options{
 		Namespace: a.conf.Namespace, NoSync: a.conf.Sync == "none", Registry: r, Log: a.log,
+		Snapshotter: a.conf.Snapshotter, Unpack: stowage.UnpackLimits{
+			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
+			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
+		},
 	})
 	if err != nil {
 		return nil, err

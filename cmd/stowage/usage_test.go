@@ -35,7 +35,7 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	// Those that take any number.
-	free := []string{"stowage image check", "stowage lease create"}
+	free := []string{"stowage image check", "stowage lease create", "stowage snapshot usage"}
 	everyCommand((&app{}).command(), func(cmd *cobra.Command) {
 		path := strings.Fields(cmd.CommandPath())[1:]
 		out, errs, status := call(append(slices.Clone(path), "--help")...)

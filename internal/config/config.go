@@ -34,8 +34,22 @@ type Config struct {
 	// MaxConcurrent is how many blobs are moved at once; 0: 4.
 	MaxConcurrent int `toml:"max_concurrent"`
 
+	// Snapshotter is overlay, erofs or native; empty: the best that works.
+	Snapshotter string `toml:"snapshotter"`
+	// Unpack bounds what layers may cost and lack.
+	Unpack Unpack `toml:"unpack"`
+
 	// AuthFiles hold registry credentials in docker's format, and are asked in order.
 	AuthFiles []string `toml:"-"`
+}
+
+// Unpack says what layers may cost and lack when they are unpacked. Zero: the default.
+type Unpack struct {
+	MaxSize    int64  `toml:"max_size"`    // bytes of one layer's files
+	MaxEntries int64  `toml:"max_entries"` // of one layer
+	MaxRatio   int64  `toml:"max_ratio"`   // how many times as large as its blob a layer may be
+	Losses     string `toml:"losses"`      // refuse or report what cannot be kept
+	Filter     string `toml:"filter"`      // auto, off or always: whether igzip decompresses, where it is
 }
 
 // Load reads file, or [DefaultFile] when it is empty, and then the environment, which has the
@@ -71,6 +85,9 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	}
 	if v := first("STOWAGE_NAMESPACE", "CONTAINERD_NAMESPACE"); v != "" {
 		c.Namespace = v
+	}
+	if v := first("STOWAGE_SNAPSHOTTER", "CONTAINERD_SNAPSHOTTER"); v != "" {
+		c.Snapshotter = v
 	}
 	home := getenv("HOME")
 	if c.Root == "" {

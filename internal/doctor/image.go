@@ -11,21 +11,22 @@ import (
 	"github.com/stowage/stowage/internal/metadata"
 )
 
-// An ImageFinding is what was found of one image. It is in order when State is complete and
-// nothing is missing or corrupt.
+// An ImageFinding is what was found of one image. It is in order when State is complete or
+// lazy and nothing is missing or corrupt.
 type ImageFinding struct {
 	Name    string         `json:"name"`
 	Digest  image.Digest   `json:"digest"`
 	State   metadata.State `json:"state"`
 	Blobs   int            `json:"blobs"` // that were looked at
 	Missing []image.Digest `json:"missing,omitempty"`
+	Lazy    []image.Digest `json:"lazy,omitempty"` // fetched when they are needed
 	Corrupt []image.Digest `json:"corrupt,omitempty"`
 	Absent  []string       `json:"absent,omitempty"` // platforms that nobody asked for, and that are not here
 }
 
 // Whole tells whether nothing is wrong.
 func (f ImageFinding) Whole() bool {
-	return f.State == metadata.Complete && len(f.Missing) == 0 && len(f.Corrupt) == 0
+	return (f.State == metadata.Complete || f.State == metadata.Lazy) && len(f.Missing) == 0 && len(f.Corrupt) == 0
 }
 
 // CheckImage looks for every blob that an image needs on the platforms it is wanted for: on the
@@ -34,6 +35,14 @@ func (f ImageFinding) Whole() bool {
 // as complete.
 func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, ns string, img metadata.Image, verify bool) (ImageFinding, error) {
 	f := ImageFinding{Name: img.Name, Digest: img.Target.Digest, State: img.State}
+	lazy := map[image.Digest]bool{}
+	for _, p := range img.Platforms {
+		if p.State == metadata.Lazy {
+			for _, d := range p.Missing {
+				lazy[d.Digest] = true
+			}
+		}
+	}
 	var lost, found []image.Digest
 	seen := map[image.Digest]bool{}
 	look := func(d image.Descriptor) error {
@@ -44,6 +53,8 @@ func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, 
 		f.Blobs++
 		info, err := store.Info(ctx, d.Digest)
 		switch {
+		case errdefs.IsNotFound(err) && lazy[d.Digest]:
+			f.Lazy = append(f.Lazy, d.Digest)
 		case errdefs.IsNotFound(err):
 			f.Missing = append(f.Missing, d.Digest)
 			lost = append(lost, d.Digest)

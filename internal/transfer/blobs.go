@@ -40,7 +40,7 @@ func FetchBlob(ctx context.Context, s Store, reg Registry, r ref.Reference, d im
 			continue
 		}
 		n.optional = false
-		if err := p.bring(ctx, t, []need{n}, &PullResult{}, func() (metadata.Batch, error) { return metadata.Batch{}, nil }); err != nil {
+		if err := p.bring(ctx, nil, []need{n}, &PullResult{}, func() (metadata.Batch, error) { return metadata.Batch{}, nil }); err != nil {
 			return fail(err)
 		}
 		return n.Descriptor, nil
@@ -73,7 +73,7 @@ func Ingest(ctx context.Context, s Store, key string, r io.Reader, want image.Di
 		return d, err
 	}
 	if _, err = io.CopyN(io.Discard, r, in.Offset()); err == nil {
-		err = pump(ctx, in, r, size, func(int64) {})
+		err = pump(ctx, in, nil, r, size, func(int64) {})
 	}
 	if err != nil {
 		return d, errors.Join(err, in.Close())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,10 +26,12 @@ type ExportOptions struct {
 	// Verify hashes every blob on its way out. Without it, those that the store vouches for are
 	// not hashed again: nothing has touched them since they were verified and stored.
 	Verify bool
-	// Fetch gets blobs that are missing from the registry that the image's name points to.
-	// Nil: a missing blob is a *[MissingError].
-	Fetch    Registry
-	Progress progress.Sink
+	// FetchMissing gets blobs that are missing from the registry that the image's name points
+	// to. Otherwise a missing blob is a *[MissingError]; those of lazy layers are fetched in
+	// any case.
+	FetchMissing bool
+	Registry     Registry
+	Progress     progress.Sink
 }
 
 // Export writes images to w as an OCI layout tar that also carries docker's manifest.json. The
@@ -138,11 +141,11 @@ func (s Store) exported(ctx context.Context, name string, o ExportOptions) (*exp
 		}
 	}
 	var gaps *MissingError
-	if errors.As(err, &gaps) && o.Fetch != nil {
+	if errors.As(err, &gaps) && o.Registry != nil && (o.FetchMissing || areLazy(img, gaps.Missing)) {
 		if err := s.fetchMissing(ctx, img, o); err != nil {
 			return nil, fmt.Errorf("export %s: %w", name, err)
 		}
-		o.Fetch = nil
+		o.Registry = nil
 		return s.exported(ctx, name, o)
 	}
 	if err != nil {
@@ -158,6 +161,19 @@ func (s Store) exported(ctx context.Context, name string, o ExportOptions) (*exp
 	return e, nil
 }
 
+// areLazy tells whether all that is missing of an image is of lazy layers.
+func areLazy(img metadata.Image, missing []image.Descriptor) bool {
+	lazy := map[image.Digest]bool{}
+	for _, p := range img.Platforms {
+		if p.State == metadata.Lazy {
+			for _, d := range p.Missing {
+				lazy[d.Digest] = true
+			}
+		}
+	}
+	return !slices.ContainsFunc(missing, func(d image.Descriptor) bool { return !lazy[d.Digest] })
+}
+
 // selected finds the part of a stored image that want means: by default what it was brought for.
 func (s Store) selected(ctx context.Context, img metadata.Image, want Choice) (selection, *image.Tree, error) {
 	t, err := s.tree(ctx, img.Target)
@@ -170,7 +186,7 @@ func (s Store) selected(ctx context.Context, img metadata.Image, want Choice) (s
 	var chosen []image.Descriptor
 	if len(want.Platforms) == 0 && !want.All {
 		for _, p := range img.Platforms {
-			if p.Wanted || p.State == metadata.Complete {
+			if p.Wanted || p.State == metadata.Complete || p.State == metadata.Lazy {
 				chosen = append(chosen, p.Manifest)
 			}
 		}
@@ -204,7 +220,7 @@ func (s Store) fetchMissing(ctx context.Context, img metadata.Image, o ExportOpt
 			}
 		}
 	}
-	p := newPull(s, o.Fetch, r, PullOptions{Choice: choice, Progress: o.Progress, OnlyChosen: true})
+	p := newPull(s, o.Registry, r, PullOptions{Choice: choice, Progress: o.Progress, OnlyChosen: true, UnpackOptions: UnpackOptions{NoUnpack: true}})
 	_, err = p.run(ctx, img.Target)
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry"
+	"github.com/stowage/stowage/internal/unpack"
 )
 
 // A Registry is what a pull asks of registries; *[registry.Client] answers it.
@@ -51,6 +52,7 @@ type fetcher struct {
 	source  ref.Reference
 	streams int
 	sink    progress.Sink
+	unpack  *unpacking // nil: nothing is unpacked on the way
 
 	mu      sync.Mutex
 	fetched Count
@@ -139,19 +141,29 @@ func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest,
 	}
 	resumed := in.Offset()
 	f.tell(progress.Started, b, resumed)
-	err = f.fill(ctx, in, b)
+	var layer *unpack.Stream
+	if resumed == 0 { // otherwise its beginning would have to be read back
+		if layer, err = f.unpack.stream(ctx, b); err != nil {
+			return nil, errors.Join(err, in.Close())
+		}
+	}
+	err = f.fill(ctx, in, layer, b)
 	if err == nil && resumed > 0 && in.Digest() != b.Digest {
 		// The bytes that were kept, or those that came now, are wrong, and nothing tells
 		// which. One try from the start decides it.
 		f.retrying(b, &content.MismatchError{Want: b.Digest, Got: in.Digest()})
 		if err = in.Reset(); err == nil {
 			resumed = 0
-			err = f.fill(ctx, in, b)
+			err = f.fill(ctx, in, nil, b)
 		}
 	}
-	if err == nil && in.Digest() != b.Digest {
+	mismatch := err == nil && in.Digest() != b.Digest
+	if mismatch {
 		err = &content.MismatchError{Want: b.Digest, Got: in.Digest()}
-		return nil, fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, errors.Join(err, in.Abort()))
+	}
+	err = endStream(layer, err)
+	if mismatch || isBad(err) {
+		return nil, failed(b, errors.Join(err, in.Abort()))
 	}
 	if b.optional && errdefs.IsNotFound(err) {
 		f.mu.Lock()
@@ -160,7 +172,7 @@ func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest,
 		return nil, in.Abort()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, errors.Join(err, in.Close()))
+		return nil, failed(b, errors.Join(err, in.Close()))
 	}
 	f.tell(progress.Done, b, b.Size)
 	f.mu.Lock()
@@ -170,8 +182,17 @@ func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest,
 	return in, nil
 }
 
-// fill reads what in lacks.
-func (f *fetcher) fill(ctx context.Context, in content.Ingest, b need) error {
+// failed says what became of a blob.
+func failed(b need, err error) error {
+	var layer *unpack.LayerError
+	if errors.As(err, &layer) {
+		return err // which says so itself
+	}
+	return fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, err)
+}
+
+// fill reads what in lacks, and unpacks it on the way unless layer is nil.
+func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Stream, b need) error {
 	if in.Offset() == b.Size {
 		return nil
 	}
@@ -181,7 +202,11 @@ func (f *fetcher) fill(ctx context.Context, in content.Ingest, b need) error {
 	if err != nil {
 		return err
 	}
-	err = pump(ctx, in, body, b.Size, func(offset int64) { f.tell(progress.Advanced, b, offset) })
+	var also io.Writer
+	if layer != nil {
+		also = layer
+	}
+	err = pump(ctx, in, also, body, b.Size, func(offset int64) { f.tell(progress.Advanced, b, offset) })
 	if err != nil {
 		// What still comes is not waited for.
 		cancel()

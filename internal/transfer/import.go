@@ -21,7 +21,10 @@ import (
 // ImportOptions tunes [Import]. The zero value takes every platform that is whole in the archive.
 type ImportOptions struct {
 	Choice
-	Tag      string // names the image that the archive leaves unnamed; normalised
+	Tag string // names the image that the archive leaves unnamed; normalised
+	// Of the platforms that count as asked for, those that were named are unpacked; otherwise
+	// the host's, or the only one.
+	UnpackOptions
 	Progress progress.Sink
 }
 
@@ -69,7 +72,13 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 	}
 	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
 
-	sink := &importSink{content: s.Content, progress: o.Progress}
+	u, err := s.beginUnpacking(o.UnpackOptions, o.Progress)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	defer func() { err = errors.Join(err, u.close(ctx)) }()
+
+	sink := &importSink{content: s.Content, progress: o.Progress, unpack: u}
 	found, err := read(sink)
 	if err == nil {
 		err = sink.flush(ctx)
@@ -93,7 +102,21 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 		return err
 	}
 	var failed []error
+	var whole []archive.Entry
 	for _, e := range found.Images {
+		if err := s.unpackImported(ctx, u, e, o); err != nil {
+			failed = append(failed, fmt.Errorf("import: %w", err))
+			continue
+		}
+		whole = append(whole, e)
+	}
+	if len(whole) == 0 {
+		return nil, errors.Join(failed...)
+	}
+	if err := u.rows(&batch); err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	for _, e := range whole {
 		if err := s.addImported(ctx, &batch, known, e, o); err != nil {
 			failed = append(failed, fmt.Errorf("import: %w", err))
 			continue
@@ -111,9 +134,10 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 	return res, errors.Join(failed...)
 }
 
-// addImported adds to a batch what makes one image of an archive: its rows and its name.
-func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map[image.Digest]bool, e archive.Entry, o ImportOptions) error {
-	name := e.Name
+// readImported finds out what one image of an archive is: its name, its documents, and the
+// manifests that count as asked for.
+func (s Store) readImported(ctx context.Context, e archive.Entry, o ImportOptions) (name string, t *image.Tree, chosen []image.Descriptor, err error) {
+	name = e.Name
 	if name == "" {
 		name = o.Tag
 	}
@@ -122,17 +146,64 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 	}
 	r, err := ref.Parse(name)
 	if err != nil {
-		return err
+		return "", nil, nil, err
 	}
 	name = r.String()
-	t, err := s.tree(ctx, e.Target)
+	t, err = s.tree(ctx, e.Target)
 	if errdefs.IsNotFound(err) {
-		return &MissingError{Name: name, Missing: []image.Descriptor{e.Target}}
+		return "", nil, nil, &MissingError{Name: name, Missing: []image.Descriptor{e.Target}}
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return "", nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	chosen, err := s.chooseImported(ctx, name, t, o.Choice)
+	chosen, err = s.chooseImported(ctx, name, t, o.Choice)
+	return name, t, chosen, err
+}
+
+// unpackImported unpacks what is to be unpacked of one image of an archive.
+func (s Store) unpackImported(ctx context.Context, u *unpacking, e archive.Entry, o ImportOptions) error {
+	if u == nil {
+		return nil
+	}
+	name, t, chosen, err := s.readImported(ctx, e, o)
+	if err != nil {
+		return err
+	}
+	if len(o.Platforms) == 0 && !o.All && len(chosen) > 1 {
+		host, err := image.Choose([]image.Platform{image.Host()}, chosen)
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		chosen = host
+	}
+	first := len(u.images)
+	for _, d := range chosen {
+		doc := t.Document(d.Digest)
+		if !doc.IsImage() {
+			continue
+		}
+		c, err := s.config(ctx, doc)
+		if err == nil {
+			err = u.add(d.Digest, doc, c)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, img := range u.images[first:] {
+		if err := u.run.Add(ctx, img); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// addImported adds to a batch what makes one image of an archive: its rows and its name.
+func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map[image.Digest]bool, e archive.Entry, o ImportOptions) error {
+	name, t, chosen, err := s.readImported(ctx, e, o)
 	if err != nil {
 		return err
 	}
@@ -227,6 +298,7 @@ const (
 type importSink struct {
 	content  content.Store
 	progress progress.Sink
+	unpack   *unpacking // nil: nothing is unpacked on the way
 	whole    []content.Ingest
 	bytes    int64
 	fetched  Count
@@ -262,17 +334,26 @@ func (k *importSink) take(ctx context.Context, in content.Ingest, want image.Dig
 	k.progress.Send(progress.Event{Kind: progress.Started, Digest: want.String(), What: what, Total: size})
 	// What an earlier try left is skipped: its hash is known.
 	_, err := io.CopyN(io.Discard, r, in.Offset())
+	guess := &guess{}
+	if err == nil && in.Offset() == 0 {
+		guess, r, err = k.unpack.guess(ctx, r)
+	}
 	if err == nil {
-		err = pump(ctx, in, r, size, func(offset int64) {
+		err = pump(ctx, in, guess, r, size, func(offset int64) {
 			k.progress.Send(progress.Event{Kind: progress.Advanced, Digest: want.String(), What: what, Offset: offset, Total: size})
 		})
 	}
-	if err != nil {
-		return image.Descriptor{}, errors.Join(err, in.Close())
-	}
 	got := in.Digest()
-	if want != "" && got != want {
-		return image.Descriptor{}, errors.Join(&content.MismatchError{Want: want, Got: got}, in.Abort())
+	mismatch := err == nil && want != "" && got != want
+	if mismatch {
+		err = &content.MismatchError{Want: want, Got: got}
+	}
+	guess.end(err)
+	switch {
+	case mismatch:
+		return image.Descriptor{}, errors.Join(err, in.Abort())
+	case err != nil:
+		return image.Descriptor{}, errors.Join(err, in.Close())
 	}
 	k.progress.Send(progress.Event{Kind: progress.Done, Digest: got.String(), What: what, Total: size})
 	k.fetched.add(size)

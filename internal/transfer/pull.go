@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,8 @@ type PullOptions struct {
 	OnlyPlan bool // find out what would be done, and do nothing
 	// OnlyChosen leaves out the manifests and configs of the platforms that were not chosen.
 	OnlyChosen bool
-	Progress   progress.Sink
+	UnpackOptions
+	Progress progress.Sink
 }
 
 // PullResult is what a pull did, or with OnlyPlan what it would do.
@@ -114,10 +116,17 @@ func (p *pull) run(ctx context.Context, root image.Descriptor) (*PullResult, err
 	if err != nil || p.o.OnlyPlan {
 		return res, err
 	}
-	if res.Fetched.Blobs == 0 && settled && p.recorded(ctx, root, sel.manifests) {
-		return res, nil
+	u, err := p.unpacking(ctx, sel.manifests, t)
+	if err != nil {
+		return nil, err
 	}
-	err = p.bring(ctx, t, blobs, res, func() (metadata.Batch, error) {
+	res.Unpacked = u != nil && len(u.images) > 0
+	if res.Fetched.Blobs == 0 && settled && p.recorded(ctx, root, sel.manifests) {
+		if done, err := u.done(ctx); done || err != nil {
+			return res, err
+		}
+	}
+	err = p.bring(ctx, u, blobs, res, func() (metadata.Batch, error) {
 		docs, err := p.documents(ctx, t)
 		put := metadata.PutImage{Name: p.source.String(), Target: root}
 		for _, d := range sel.manifests {
@@ -226,7 +235,7 @@ func (p *pull) recorded(ctx context.Context, root image.Descriptor, chosen []ima
 		state[s.Manifest.Digest] = s
 	}
 	for _, d := range chosen {
-		if s := state[d.Digest]; s.State != metadata.Complete || !s.Wanted {
+		if s := state[d.Digest]; s.State != metadata.Complete && s.State != metadata.Lazy || !s.Wanted {
 			return false
 		}
 	}
@@ -235,10 +244,10 @@ func (p *pull) recorded(ctx context.Context, root image.Descriptor, chosen []ima
 
 // bring fetches what is missing of blobs and writes their rows, together with those of the batch
 // that rows makes once the blobs are there.
-func (p *pull) bring(ctx context.Context, t *image.Tree, blobs []need, res *PullResult, rows func() (metadata.Batch, error)) (err error) {
-	digests := make([]image.Digest, len(blobs))
-	for i, n := range blobs {
-		digests[i] = n.Digest
+func (p *pull) bring(ctx context.Context, u *unpacking, blobs []need, res *PullResult, rows func() (metadata.Batch, error)) (err error) {
+	digests := u.digests()
+	for _, n := range blobs {
+		digests = append(digests, n.Digest)
 	}
 	hold, err := p.Meta.Hold(ctx, p.Namespace, digests...)
 	if err != nil {
@@ -250,14 +259,23 @@ func (p *pull) bring(ctx context.Context, t *image.Tree, blobs []need, res *Pull
 			err = errors.Join(err, hold.Release(context.WithoutCancel(ctx)))
 		}
 	}()
-	f := &fetcher{content: p.Content, from: p, source: p.source, streams: p.o.Streams, sink: p.o.Progress}
-	if err := f.run(ctx, blobs); err != nil {
+	defer func() { err = errors.Join(err, u.close(ctx)) }()
+	lazy, err := u.claim(ctx, p.source.String())
+	if err != nil {
+		return err
+	}
+	blobs = slices.DeleteFunc(slices.Clone(blobs), func(n need) bool { return lazy[n.Digest] })
+	f := &fetcher{content: p.Content, from: p, source: p.source, streams: p.o.Streams, sink: p.o.Progress, unpack: u}
+	if err := f.run(ctx, largestFirst(blobs)); err != nil {
 		return err
 	}
 	res.Fetched, res.Reused = f.fetched, f.reused
 
 	batch, err := rows()
 	if err != nil {
+		return err
+	}
+	if err := u.finish(ctx, &batch); err != nil {
 		return err
 	}
 	label := map[string]string{sourceLabel + p.source.Registry(): p.source.Repository()}
@@ -274,6 +292,57 @@ func (p *pull) bring(ctx context.Context, t *image.Tree, blobs []need, res *Pull
 	return nil
 }
 
+// largestFirst orders blobs so that a large layer is not waited for alone at the end.
+func largestFirst(blobs []need) []need {
+	sorted := slices.Clone(blobs)
+	slices.SortStableFunc(sorted, func(a, b need) int { return cmp.Compare(b.Size, a.Size) })
+	return sorted
+}
+
+// unpacking finds out what is to be unpacked; nil if nothing is.
+func (p *pull) unpacking(ctx context.Context, chosen []image.Descriptor, t *image.Tree) (*unpacking, error) {
+	u, err := p.beginUnpacking(p.o.UnpackOptions, p.o.Progress)
+	if u == nil || err != nil {
+		return nil, err
+	}
+	for _, d := range chosen {
+		doc := t.Document(d.Digest)
+		if !doc.IsImage() {
+			continue
+		}
+		c, err := p.anyConfig(ctx, doc)
+		if err == nil {
+			err = u.add(d.Digest, doc, c)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// anyConfig reads a config from the store, or else from the registry.
+func (p *pull) anyConfig(ctx context.Context, doc *image.Document) (*image.Config, error) {
+	p.mu.Lock()
+	b := p.bodies[doc.Config.Digest]
+	p.mu.Unlock()
+	var err error
+	if b == nil {
+		b, err = content.ReadBlob(ctx, p.Content, doc.Config.Digest, image.MaxConfig)
+	}
+	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+		b, err = p.readConfig(ctx, *doc.Config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch config %s: %w", doc.Config.Digest, err)
+	}
+	c, err := image.ParseConfig(b)
+	if err != nil {
+		return nil, fmt.Errorf("config %s: %w", doc.Config.Digest, err)
+	}
+	return c, nil
+}
+
 // Blob reads a blob from what the pull has in memory already, or from the registry.
 func (p *pull) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error) {
 	p.mu.Lock()
@@ -288,16 +357,9 @@ func (p *pull) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, of
 // lonePlatform tells what an image without an index is for, which only its config says. One that
 // is for none of the platforms asked for is refused before its layers come.
 func (p *pull) lonePlatform(ctx context.Context, doc *image.Document) (*image.Platform, error) {
-	b, err := content.ReadBlob(ctx, p.Content, doc.Config.Digest, image.MaxConfig)
-	if errdefs.IsNotFound(err) {
-		b, err = p.readConfig(ctx, *doc.Config)
-	}
+	c, err := p.anyConfig(ctx, doc)
 	if err != nil {
-		return nil, fmt.Errorf("fetch config %s: %w", doc.Config.Digest, err)
-	}
-	c, err := image.ParseConfig(b)
-	if err != nil {
-		return nil, fmt.Errorf("config %s: %w", doc.Config.Digest, err)
+		return nil, err
 	}
 	name := image.FormatPlatform(c.Platform)
 	switch asked := len(p.o.Platforms) > 0; {
@@ -325,7 +387,9 @@ func (p *pull) readConfig(ctx context.Context, d image.Descriptor) ([]byte, erro
 	if err := image.Verify(d, b); err != nil {
 		return nil, err
 	}
+	p.mu.Lock()
 	p.bodies[d.Digest] = b
+	p.mu.Unlock()
 	return b, nil
 }
 

@@ -1,8 +1,10 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/stowage/stowage/internal/content"
@@ -12,19 +14,21 @@ const (
 	// chunk is what is read, hashed and written at a time. Below 256 KiB the calls begin to
 	// show, above it the processor's caches are left.
 	chunk = 256 << 10
-	// ahead is how many chunks are under way: one read, one waiting, one written.
-	ahead = 3
+	// ahead is how many chunks are under way: one read, one written, one unpacked, and one that
+	// waits before each of the latter two.
+	ahead = 5
 	// tellEvery spaces out the progress of one blob.
 	tellEvery = 100 * time.Millisecond
 )
 
 // pump writes what is left of r to in, which must end up with size bytes, unless that is
-// negative: unknown. While one chunk is
-// hashed and written the next one is read, so that a single large layer keeps both the source
-// and the disk busy. After an error of in, r is read no further than the chunk that is under way.
-func pump(ctx context.Context, in content.Ingest, r io.Reader, size int64, tell func(offset int64)) error {
+// negative: unknown. Unless it is nil, also gets the same bytes. While one chunk is hashed and
+// written the next one is read, and the one before goes to also, so that a single large layer
+// keeps source, disk and processors busy. After an error of in or also, r is read no further than
+// the chunk that is under way.
+func pump(ctx context.Context, in content.Ingest, also io.Writer, r io.Reader, size int64, tell func(offset int64)) error {
 	if size >= 0 && size-in.Offset() <= chunk {
-		return pumpSmall(in, r, size)
+		return pumpSmall(in, also, r, size)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -51,6 +55,19 @@ func pump(ctx context.Context, in content.Ingest, r io.Reader, size int64, tell 
 			}
 		}
 	}()
+	written := make(chan []byte, ahead)
+	var alsoErr error
+	var rest sync.WaitGroup
+	rest.Go(func() {
+		for buf := range written {
+			if also != nil && alsoErr == nil {
+				if _, alsoErr = also.Write(buf); alsoErr != nil {
+					cancel()
+				}
+			}
+			free <- buf
+		}
+	})
 	var writeErr error
 	told := time.Now()
 	for buf := range full {
@@ -63,22 +80,29 @@ func pump(ctx context.Context, in content.Ingest, r io.Reader, size int64, tell 
 			told = now
 			tell(in.Offset())
 		}
-		free <- buf
+		written <- buf
 	}
-	if writeErr != nil {
-		return writeErr
+	close(written)
+	rest.Wait()
+	if err := cmp.Or(writeErr, alsoErr); err != nil {
+		return err
 	}
 	return ended(in, size, readErr)
 }
 
 // pumpSmall is [pump] for what fits into one chunk.
-func pumpSmall(in content.Ingest, r io.Reader, size int64) error {
+func pumpSmall(in content.Ingest, also io.Writer, r io.Reader, size int64) error {
 	// One byte more than is expected, to see whether there is one.
 	buf := make([]byte, size-in.Offset()+1)
 	n, err := io.ReadFull(r, buf)
 	if n > 0 {
 		if _, err := in.WriteAt(buf[:n], in.Offset()); err != nil {
 			return err
+		}
+		if also != nil {
+			if _, err := also.Write(buf[:n]); err != nil {
+				return err
+			}
 		}
 	}
 	if atEnd(err) {

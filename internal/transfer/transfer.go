@@ -2,8 +2,8 @@
 // archive (export) and back (import).
 //
 // It owns the order of things. Bytes go through once, hashed and written as they arrive, and are
-// never read back; what is whole is made durable with one flush; only then are the rows written,
-// in one transaction that checks that the bytes are there. A hold keeps the collector away from
+// never read back: layers are unpacked in the same pass. What is whole is made durable with one
+// flush; only then are the rows written, in one transaction that checks that the bytes are there. A hold keeps the collector away from
 // all that a running transfer counts on.
 package transfer
 
@@ -20,6 +20,7 @@ import (
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/unpack"
 )
 
 // A Store is where images are kept: bytes, rows, and the namespace to work in.
@@ -27,6 +28,9 @@ type Store struct {
 	Content   content.Store
 	Meta      *metadata.Store
 	Namespace string
+	// Unpacker gives what unpacks into the snapshotter called so; an empty name is the best one
+	// that works here.
+	Unpacker func(snapshotter string) (*unpack.Unpacker, error)
 }
 
 // A MissingError reports blobs of an image that are not in the store.

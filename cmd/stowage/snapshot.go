@@ -1,0 +1,31 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
+)
+
+// snapshotFlags are those of all subcommands of snapshot.
+type snapshotFlags struct{ snapshotter string }
+
+func snapshotCommand(a *app) *cobra.Command {
+	var f snapshotFlags
+	cmd := group("snapshot", "Work with unpacked filesystems", []string{"snapshots"},
+		snapshotLsCommand(a, &f), snapshotTreeCommand(a, &f), snapshotInfoCommand(a, &f), snapshotUsageCommand(a, &f),
+		snapshotPrepareCommand(a, &f, "prepare"), snapshotPrepareCommand(a, &f, "view"), snapshotMountsCommand(a, &f),
+		snapshotCommitCommand(a, &f), snapshotRmCommand(a, &f), snapshotLabelCommand(a, &f), snapshotDiffCommand(a, &f))
+	for _, c := range cmd.Commands() {
+		addSnapshotter(c, &f.snapshotter)
+	}
+	return cmd
+}
+
+// open opens the snapshotter that the flags name.
+func (f *snapshotFlags) open(a *app) (*stowage.Snapshotter, error) {
+	s, err := a.local()
+	if err != nil {
+		return nil, err
+	}
+	return s.Snapshotter(f.snapshotter)
+}
