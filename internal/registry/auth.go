@@ -5,12 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os/exec"
 
 	"github.com/containerd/errdefs"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
+
+	"github.com/stowage/stowage/internal/registry/hosts"
 )
+
+// An authorizer sends requests to one server, with the credentials that the server asks for.
+type authorizer struct {
+	client *auth.Client
+	host   string
+}
+
+// newAuthorizer makes the authorizer of a server behind registry, which sends with next. own tells
+// whether it is the registry itself, and not one that stands in for it.
+func (c *Client) newAuthorizer(registry string, h hosts.Host, own bool, next *http.Client) *authorizer {
+	a := &authorizer{host: h.URL.Host, client: &auth.Client{
+		Client: next, Cache: auth.NewCache(), ClientID: c.o.UserAgent, Credential: c.credential(registry, own),
+	}}
+	a.client.SetUserAgent(c.o.UserAgent)
+	return a
+}
+
+// do sends a request; scopes are what a token for it must allow. A body that may have to be sent
+// twice, because credentials are asked for only then, has a GetBody.
+func (a *authorizer) do(req *http.Request, scopes ...string) (*http.Response, error) {
+	return a.client.Do(req.WithContext(auth.WithScopesForHost(req.Context(), a.host, scopes...)))
+}
 
 // credential gives the credentials for a server behind registry, when one asks for them. own
 // tells whether it is the registry itself, and not one that stands in for it.

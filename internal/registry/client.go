@@ -84,7 +84,7 @@ func (c *Client) endpoints(r ref.Reference, want hosts.Capabilities) ([]*endpoin
 		if err != nil {
 			return nil, err
 		}
-		for _, h := range found {
+		for _, h := range found.Hosts {
 			e, err := c.newEndpoint(r.Registry(), h)
 			if err != nil {
 				return nil, err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -29,7 +30,7 @@ type endpoint struct {
 	ns        string // the registry's name, for servers that stand in for it; else empty
 	log       *slog.Logger
 	transport *http.Transport
-	client    *auth.Client
+	auth      *authorizer
 
 	reached     atomic.Bool // it has answered before
 	otherScheme atomic.Bool // it turned out to speak OtherScheme
@@ -59,13 +60,7 @@ func (c *Client) newEndpoint(registry string, h hosts.Host) (*endpoint, error) {
 		// Bytes are wanted as they are stored: their digest is that of the packed ones.
 		DisableCompression: true,
 	}
-	e.client = &auth.Client{
-		Client:     &http.Client{Transport: &watchdog{e.transport, c.o.Stall}, CheckRedirect: e.checkRedirect},
-		Cache:      auth.NewCache(),
-		ClientID:   c.o.UserAgent,
-		Credential: c.credential(registry, own),
-	}
-	e.client.SetUserAgent(c.o.UserAgent)
+	e.auth = c.newAuthorizer(registry, h, own, &http.Client{Transport: &watchdog{e.transport, c.o.Stall}, CheckRedirect: e.checkRedirect})
 	return e, nil
 }
 
@@ -105,8 +100,15 @@ type request struct {
 	method string
 	repo   string
 	path   string      // below the repository: manifests/latest
+	query  url.Values  // may be nil
+	at     *url.URL    // instead of repo, path and query: where the server said that an upload goes on
 	what   string      // the same for people: manifest latest of library/alpine
 	header http.Header // may be nil
+	scopes []string    // what a token must allow; nil: to pull from repo
+
+	// body gives the bytes to send, and is asked again if they have to be sent again. nil: none.
+	body   func() (io.ReadCloser, error)
+	length int64 // of the body
 }
 
 // send sends a request and follows redirects. Whatever the status of the answer, err is nil; the
@@ -137,10 +139,17 @@ func (e *endpoint) sendAs(ctx context.Context, scheme string, r request) (*http.
 	u := e.URL
 	u.Scheme = scheme
 	u.Path += "/" + r.repo + "/" + r.path
+	query := maps.Clone(r.query)
 	if e.ns != "" {
-		u.RawQuery = url.Values{"ns": {e.ns}}.Encode()
+		if query == nil {
+			query = url.Values{}
+		}
+		query.Set("ns", e.ns)
 	}
-	ctx = auth.WithScopesForHost(ctx, u.Host, auth.ScopeRepository(r.repo, auth.ActionPull))
+	u.RawQuery = query.Encode()
+	if r.at != nil {
+		u = *r.at
+	}
 	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -150,8 +159,18 @@ func (e *endpoint) sendAs(ctx context.Context, scheme string, r request) (*http.
 			req.Header[name] = values
 		}
 	}
+	if r.body != nil {
+		req.GetBody, req.ContentLength = r.body, r.length
+		if req.Body, err = r.body(); err != nil {
+			return nil, err
+		}
+	}
+	scopes := r.scopes
+	if scopes == nil {
+		scopes = []string{auth.ScopeRepository(r.repo, auth.ActionPull)}
+	}
 	begun := time.Now()
-	resp, err := e.client.Do(req)
+	resp, err := e.auth.do(req, scopes...)
 	status := 0
 	if err == nil {
 		status = resp.StatusCode

@@ -51,6 +51,8 @@ type Host struct {
 	Header       http.Header
 	DialTimeout  time.Duration
 
+	Why string // it is asked, and at this place: for people
+
 	// explicitTLS is set when something was said about certificates.
 	explicitTLS bool
 }
@@ -61,13 +63,26 @@ type Options struct {
 	PlainHTTP bool     // the registry itself is spoken to without TLS
 }
 
-// Load lists the servers for a registry, as it stands in references (docker.io, host:port), in
-// the order in which they are to be asked.
-func Load(registry string, o Options) ([]Host, error) {
+// A Plan says how a registry is reached.
+type Plan struct {
+	Registry string // as it stands in references: docker.io, host:port
+	Source   string // the file that says so; empty: none does
+	Hosts    []Host // in the order in which they are to be asked
+}
+
+// Load finds out how a registry is reached.
+func Load(registry string, o Options) (Plan, error) {
+	plan := Plan{Registry: registry}
 	dir, err := find(o.Dirs, registry)
 	if err != nil {
-		return nil, err
+		return plan, err
 	}
+	plan.Source = dir
+	plan.Hosts, err = load(dir, registry, o)
+	return plan, err
+}
+
+func load(dir, registry string, o Options) (_ []Host, err error) {
 	var list []Host
 	if dir != "" {
 		if list, err = read(dir); err != nil {

@@ -48,7 +48,8 @@ func TestLoadWithoutFiles(t *testing.T) {
 		{registry: "[::2]:5000", url: "https://[::2]:5000/v2"},
 		{registry: "localhost.example:5000", url: "https://localhost.example:5000/v2"},
 	} {
-		list, err := hosts.Load(tc.registry, hosts.Options{PlainHTTP: tc.plain, Dirs: []string{t.TempDir(), "/nonexistent"}})
+		plan, err := hosts.Load(tc.registry, hosts.Options{PlainHTTP: tc.plain, Dirs: []string{t.TempDir(), "/nonexistent"}})
+		list := plan.Hosts
 		if err != nil || len(list) != 1 {
 			t.Fatalf("load %s: %d hosts, %v", tc.registry, len(list), err)
 		}
@@ -88,13 +89,13 @@ func TestLoadOrder(t *testing.T) {
 		"empty.example":  {"https://empty.example/v2"},
 		"[::2]:443":      {"https://six.example/v2"},
 	} {
-		list, err := hosts.Load(registry, hosts.Options{Dirs: []string{one, two}})
+		plan, err := hosts.Load(registry, hosts.Options{Dirs: []string{one, two}})
 		if err != nil {
 			t.Errorf("%s: %v", registry, err)
 			continue
 		}
 		var got []string
-		for _, h := range list {
+		for _, h := range plan.Hosts {
 			got = append(got, h.URL.String())
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -117,7 +118,8 @@ func TestLoadTLS(t *testing.T) {
 		"broken.example/hosts.toml": "sever = 1",
 	})
 	load := func(registry string) ([]hosts.Host, error) {
-		return hosts.Load(registry, hosts.Options{Dirs: []string{root}})
+		plan, err := hosts.Load(registry, hosts.Options{Dirs: []string{root}})
+		return plan.Hosts, err
 	}
 
 	list, err := load("a.example")
