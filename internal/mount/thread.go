@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"os"
 	"runtime"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // inFolder calls f with dir as its working directory, in which nothing else of the process
-// finds itself.
+// finds itself. When it returns, no thread is in dir.
 func inFolder(dir string, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -30,7 +31,9 @@ func inFolder(dir string, f func() error) error {
 			result <- &os.PathError{Op: "chdir", Path: dir, Err: err}
 			return
 		}
-		result <- f()
+		err := f()
+		// The thread ends some time after this goroutine. Until then it is not to keep dir in use.
+		result <- errors.Join(err, os.NewSyscallError("chdir", unix.Chdir("/")))
 	}()
 	return <-result
 }

@@ -53,7 +53,7 @@ func TestInFolder(t *testing.T) {
 	}
 	for _, task := range tasks {
 		// A thread can end while it is looked at.
-		if got, err := os.Readlink(task); err == nil && got != want {
+		if got, err := os.Readlink(task); err == nil && got != want && got != "/" {
 			t.Errorf("%s is %s, want %s", task, got, want)
 		}
 	}
