@@ -276,21 +276,11 @@ func (z *Reader) decode() {
 func (z *Reader) decodeOne() (end bool) {
 	z.refill()
 	have := z.n // the bits behind them are zeros
-	e := z.lit[z.bits&(1<<litBits-1)]
-	if e&flagSubtable != 0 {
-		if have < litBits {
-			z.fail(z.endErr())
-			return false
-		}
-		z.take(litBits)
-		have -= litBits
-		e = z.lit[(int(e>>16)+int(z.bits&(1<<(e>>8&15)-1)))&(litSize-1)]
-	}
-	n := uint(e & 0xff)
-	if n > have {
-		z.fail(z.endErr())
+	e, ok := z.code(z.lit[:], litBits, &have)
+	if !ok {
 		return false
 	}
+	n := uint(e & 0xff)
 	if e.literal() {
 		z.take(n)
 		z.out[z.op] = byte(e >> 16)
@@ -308,20 +298,10 @@ func (z *Reader) decodeOne() (end bool) {
 	z.take(n)
 	have -= n
 
-	e = z.dist[z.bits&(1<<distBits-1)]
-	if e&flagSubtable != 0 {
-		if have < distBits {
-			z.fail(z.endErr())
-			return false
-		}
-		z.take(distBits)
-		have -= distBits
-		e = z.dist[(int(e>>16)+int(z.bits&(1<<(e>>8&15)-1)))&(distSize-1)]
-	}
-	if n = uint(e & 0xff); n > have {
-		z.fail(z.endErr())
+	if e, ok = z.code(z.dist[:], distBits, &have); !ok {
 		return false
 	}
+	n = uint(e & 0xff)
 	if e&flagSpecial != 0 {
 		z.corrupt("distance symbol")
 		return false
@@ -337,4 +317,20 @@ func (z *Reader) decodeOne() (end bool) {
 		z.op++
 	}
 	return false
+}
+
+// code finds the entry of the next code in a table whose primary part is for so many bits, which it
+// takes if the entry is in another part. It fails if the input ends, after have bits, within the code.
+func (z *Reader) code(table []entry, primary uint, have *uint) (e entry, ok bool) {
+	e = table[z.bits&(1<<primary-1)]
+	if e&flagSubtable != 0 && *have >= primary {
+		z.take(primary)
+		*have -= primary
+		e = table[(int(e>>16)+int(z.bits&(1<<(e>>8&15)-1)))&(len(table)-1)]
+	}
+	if uint(e&0xff) > *have { // with a flagSubtable still: they are the primary bits
+		z.fail(z.endErr())
+		return 0, false
+	}
+	return e, true
 }

@@ -26,7 +26,8 @@ func (z *Reader) decodeFast() (end bool) {
 		ip += (63 - n) >> 3 & 7
 		n |= 56
 
-		// Up to three literals: their codes are in the primary table, so at most 33 bits.
+		// Up to three literals: their codes are in the primary table, so at most 33 bits. These
+		// steps and the refills are written out again and again for speed.
 		e := lit[bits&(1<<litBits-1)]
 		if e.literal() {
 			out[op] = byte(e >> 16)

@@ -35,8 +35,9 @@ func (m *Meter) Count(e *tarstream.Entry) error {
 // maxLosses bounds how many kinds and details are told apart: both come out of the layer.
 const maxLosses = 1000
 
-// Losses gathers what could not be made, by kind and detail. It is for concurrent use, and what it
-// lists depends on the order of the entries only.
+// Losses gathers what could not be made, by kind and detail. It is for concurrent use. What it lists
+// depends on the order of the entries only, unless there are more than maxLosses: those that come
+// when it is full are counted together.
 type Losses struct {
 	Report bool // or else refuse
 

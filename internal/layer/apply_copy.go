@@ -3,7 +3,6 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -93,17 +92,8 @@ func (a *applier) copyName(from linkTarget, path string) error {
 	if err := a.imply(dir); err != nil {
 		return err
 	}
-	to, err := a.open(dir)
+	err = a.linking(dir, from.dir, func(to, source int) error { return unix.Linkat(source, from.name, to, name, 0) })
 	if err != nil {
-		return err
-	}
-	dir.users.Add(1) // stays open
-	defer dir.users.Add(-1)
-	source, err := a.open(from.dir)
-	if err != nil {
-		return err
-	}
-	if err := unix.Linkat(source, from.name, to, name, 0); err != nil {
 		return err
 	}
 	return a.copied(dir, name)
@@ -172,28 +162,25 @@ func (a *applier) copyContent(fd int, n *Node) (err error) {
 	}
 	defer func() { err = errors.Join(err, below.Close()) }()
 	b := make([]byte, pieceSize)
-	for off := int64(0); off < n.Size; {
-		start, end, err := below.Data(off)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		for off = start; off < end; {
+	err = eachRun(below, n.Size, func(off, end int64) error {
+		for off < end {
 			if err := a.ctx.Err(); err != nil {
 				return err
 			}
 			piece := b[:min(int64(len(b)), end-off)]
 			if got, err := below.ReadAt(piece, off); got < len(piece) {
-				return errors.Join(io.ErrUnexpectedEOF, err)
+				return cutShort(err)
 			}
-			if _, err := unix.Pwrite(fd, piece, off); err != nil {
+			if err := writeAt(fd, piece, off); err != nil {
 				return err
 			}
 			a.crew.stored.Add(int64(len(piece)))
 			off += int64(len(piece))
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return unix.Ftruncate(fd, n.Size)
 }

@@ -202,20 +202,12 @@ func zeros(b []byte) bool {
 }
 
 func (a *applier) write(f *file, b []byte, off int64) error {
+	if err := writeAt(f.fd, b, off); err != nil {
+		return fault("write", f.path(), err)
+	}
 	a.crew.stored.Add(int64(len(b)))
-	for len(b) > 0 {
-		n, err := unix.Pwrite(f.fd, b, off)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return fault("write", f.path(), err)
-		case n == 0:
-			return fault("write", f.path(), io.ErrShortWrite)
-		}
-		b, off = b[n:], off+int64(n)
-		for end := f.written.Load(); off > end && !f.written.CompareAndSwap(end, off); end = f.written.Load() {
-		}
+	off += int64(len(b))
+	for end := f.written.Load(); off > end && !f.written.CompareAndSwap(end, off); end = f.written.Load() {
 	}
 	return nil
 }

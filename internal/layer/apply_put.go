@@ -274,27 +274,34 @@ func (a *applier) putLink(dir *folder, name string, from linkTarget) error {
 			return err
 		}
 	}
-	to, err := a.open(dir)
-	if err != nil {
-		return err
-	}
-	dir.users.Add(1) // stays open
-	defer dir.users.Add(-1)
-	source, err := a.open(from.dir)
-	if err != nil {
-		return err
-	}
-	err = a.replacing(dir, name, func() error {
-		err := unix.Linkat(source, from.name, to, name, 0)
-		if err == unix.EPERM && a.o.Form == Whole {
-			if changed, flagErr := makeMutable(source, from.name); flagErr == nil && changed {
-				err = unix.Linkat(source, from.name, to, name, 0)
+	err := a.linking(dir, from.dir, func(to, source int) error {
+		return a.replacing(dir, name, func() error {
+			err := unix.Linkat(source, from.name, to, name, 0)
+			if err == unix.EPERM && a.o.Form == Whole {
+				if changed, flagErr := makeMutable(source, from.name); flagErr == nil && changed {
+					err = unix.Linkat(source, from.name, to, name, 0)
+				}
 			}
-		}
-		return err
+			return err
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("link %s to %s: %w", quote(join(dir.path(), name)), quote(join(from.dir.path(), from.name)), err)
 	}
 	return nil
+}
+
+// linking calls link with the folder that a new name is for and that of its target, both open.
+func (a *applier) linking(dir, source *folder, link func(to, source int) error) error {
+	to, err := a.open(dir)
+	if err != nil {
+		return err
+	}
+	dir.users.Add(1) // stays open while the other is opened
+	defer dir.users.Add(-1)
+	from, err := a.open(source)
+	if err != nil {
+		return err
+	}
+	return link(to, from)
 }

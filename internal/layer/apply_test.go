@@ -85,6 +85,22 @@ func TestApplyToFullFilesystem(t *testing.T) {
 	}
 }
 
+// A file that is copied up for a link is whole, or an error: the kernel writes what there is room for
+// and says so only by the number.
+func TestCopyUpToFullFilesystem(t *testing.T) {
+	stack := applyStack(t, layer.Overlay, [][]byte{archive(file("low", strings.Repeat("x", 200<<10)))})
+	below, err := layer.OpenStack(layer.Overlay, stack)
+	must(t, err)
+	defer func() { must(t, below.Close()) }()
+	place := t.TempDir()
+	must(t, unix.Mount("none", place, "tmpfs", 0, "size=100k"))
+	defer func() { must(t, unix.Unmount(place, unix.MNT_DETACH)) }()
+	_, err = layer.Apply(t.Context(), bytes.NewReader(archive(hardlink("name", "low"))), place, layer.Options{Form: layer.Overlay, Below: below})
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), `copy up "low"`) {
+		t.Errorf("got %v, want no space for the copy", err)
+	}
+}
+
 // Errors come from the earliest entry, whoever finds them.
 func TestApplyEarliestError(t *testing.T) {
 	var entries []entry

@@ -29,7 +29,22 @@ func OpenStack(form Form, dirs []string) (Tree, error) {
 	if len(dirs) == 0 || form == Whole && len(dirs) != 1 {
 		return nil, fmt.Errorf("open a stack of %d folders: %w", len(dirs), errdefs.ErrInvalidArgument)
 	}
-	s := &stack{folders: folderCache{young: map[string]merged{}}}
+	return openStack(form, dirs, nil)
+}
+
+// OpenOver is [OpenStack] for one folder, of another form than [Whole], on top of a tree that
+// need not be of folders. What the folder leaves as it is below has the same [Node.Same] there and
+// here. The tree below is closed with this one, or when there is an error.
+func OpenOver(form Form, dir string, below Tree) (Tree, error) {
+	if form == Whole {
+		err := fmt.Errorf("open a whole tree over another: %w", errdefs.ErrInvalidArgument)
+		return nil, errors.Join(err, below.Close())
+	}
+	return openStack(form, []string{dir}, below)
+}
+
+func openStack(form Form, dirs []string, below Tree) (Tree, error) {
+	s := &stack{folders: folderCache{young: map[string]merged{}}, below: below}
 	switch form {
 	case Overlay:
 		s.marks = "trusted.overlay."
@@ -44,6 +59,9 @@ func OpenStack(form Form, dirs []string) (Tree, error) {
 		s.dirs = append(s.dirs, d)
 		s.roots = append(s.roots, openPart{part: part{dir: d}, fd: d.fd})
 	}
+	if below != nil {
+		s.roots = append(s.roots, openPart{})
+	}
 	// The roots are merged as all folders are.
 	if _, err := s.Lookup("."); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -55,6 +73,7 @@ func OpenStack(form Form, dirs []string) (Tree, error) {
 type stack struct {
 	marks   string     // the prefix of overlay's xattrs; empty: there are none, nor whiteouts
 	dirs    []*realDir // from the topmost down
+	below   Tree       // beneath all of them; nil: nothing
 	roots   []openPart
 	folders folderCache
 }
@@ -62,9 +81,9 @@ type stack struct {
 // A merged folder is made up of real ones, from the topmost down. It is never empty.
 type merged []part
 
-// A part is a real folder, at the same path as the merged one.
+// A part is a real folder, at the same path as the merged one, or that of the tree below.
 type part struct {
-	dir *realDir
+	dir *realDir // nil: of the tree below
 	id  FileID
 	// marked is set where a whiteout may be an empty file with a mark instead of a device.
 	marked bool
@@ -77,6 +96,9 @@ func (m merged) same() FileID {
 	}
 	var all strings.Builder
 	for _, p := range m {
+		if p.id == (FileID{}) {
+			return FileID{}
+		}
 		fmt.Fprintf(&all, "%s:%x+", p.id.Tree, p.id.Inode)
 	}
 	return FileID{Tree: all.String(), Inode: m[0].id.Inode}
@@ -94,10 +116,16 @@ func (m merged) open(path string, use func([]openPart) error) (err error) {
 	parts := make([]openPart, 0, len(m))
 	defer func() {
 		for _, p := range parts {
-			err = errors.Join(err, p.File.Close())
+			if p.File != nil {
+				err = errors.Join(err, p.File.Close())
+			}
 		}
 	}()
 	for _, p := range m {
+		if p.dir == nil {
+			parts = append(parts, openPart{part: p})
+			continue
+		}
 		fd, err := p.dir.open(path, unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
@@ -113,7 +141,10 @@ func (s *stack) Close() error {
 	for _, d := range s.dirs {
 		errs = append(errs, unix.Close(d.fd))
 	}
-	s.dirs, s.roots = nil, nil
+	if s.below != nil {
+		errs = append(errs, s.below.Close())
+	}
+	s.dirs, s.roots, s.below = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -181,7 +212,7 @@ func (s *stack) list(parts []openPart, dir string) ([]*Node, error) {
 	}
 	var all []seen
 	for i, p := range parts {
-		names, err := p.Readdirnames(-1)
+		names, err := s.names(p, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -212,10 +243,33 @@ func (s *stack) list(parts []openPart, dir string) ([]*Node, error) {
 	return nodes, nil
 }
 
+// names lists what one part of the folder at a path has.
+func (s *stack) names(p openPart, dir string) ([]string, error) {
+	if p.dir != nil {
+		return p.Readdirnames(-1)
+	}
+	n, err := s.below.Lookup(dir)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := s.below.List(n)
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		_, names[i] = split(n.Path)
+	}
+	return names, err
+}
+
 // merge makes the node that the parts of a folder have under a name, and remembers what it is
 // made up of when it is itself a folder. It fails with ENOENT when there is none.
 func (s *stack) merge(parts []openPart, name, path string, r *nodeReader) (n *Node, m merged, err error) {
 	for _, p := range parts {
+		if p.dir == nil { // the last one
+			if n, m, err = s.mergeBelow(n, m, path); err != nil {
+				return nil, nil, err
+			}
+			break
+		}
 		var st unix.Stat_t
 		err := unix.Fstatat(p.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if absent(err) {
@@ -264,8 +318,31 @@ func (s *stack) merge(parts []openPart, name, path string, r *nodeReader) (n *No
 	if n == nil {
 		return nil, nil, unix.ENOENT
 	}
+	if m == nil { // of the tree below, and no folder
+		return n, nil, nil
+	}
 	n.Same = m.same()
 	s.folders.put(path, m)
+	return n, m, nil
+}
+
+// mergeBelow adds what the tree below has at a path to what is above it, which is nothing or a
+// folder.
+func (s *stack) mergeBelow(n *Node, m merged, path string) (*Node, merged, error) {
+	below, err := s.below.Lookup(path)
+	if errdefs.IsNotFound(err) {
+		return n, m, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if n == nil {
+		copied := *below
+		n = &copied
+	}
+	if isFolder(below) {
+		m = append(m, part{id: below.Same})
+	}
 	return n, m, nil
 }
 
@@ -294,6 +371,9 @@ func (s *stack) Open(n *Node) (File, error) {
 func (s *stack) open(n *Node) (File, error) {
 	tree, _, _ := strings.Cut(n.Same.Tree, "@")
 	i := slices.IndexFunc(s.dirs, func(d *realDir) bool { return d.id == tree })
+	if i < 0 && s.below != nil {
+		return s.below.Open(n)
+	}
 	if i < 0 || n.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("no file of this tree: %w", errdefs.ErrInvalidArgument)
 	}

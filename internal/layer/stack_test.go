@@ -271,6 +271,18 @@ func TestStackIsOverlay(t *testing.T) {
 				slices.Reverse(topFirst)
 				defer treeMount(t, place, "lowerdir="+strings.Join(topFirst, ":")+form.options)()
 				treesAlike(t, Whole, []string{place}, form.Form, dirs)
+
+				top := len(dirs) - 1
+				below, err := OpenStack(form.Form, dirs[:top])
+				treeMust(t, err)
+				over, err := OpenOver(form.Form, dirs[top], below)
+				treeMust(t, err)
+				shown, err := OpenStack(Whole, []string{place})
+				treeMust(t, err)
+				if diff := cmp.Diff(treeDump(t, shown), treeDump(t, over)); diff != "" {
+					t.Fatal("over a tree: wanted - and got +:\n" + diff)
+				}
+				treeMust(t, errors.Join(over.Close(), shown.Close()))
 			})
 		})
 	}
@@ -305,8 +317,19 @@ func TestStackSame(t *testing.T) {
 		treeMake(t, name, spec)
 		dirs = append(dirs, name)
 	}
-	low, middle, high := treeOpen(t, Overlay, dirs[:1]...), treeOpen(t, Overlay, dirs[:2]...), treeOpen(t, Overlay, dirs...)
-	alone := treeOpen(t, Overlay, dirs[2])
+	low, middle, alone := treeOpen(t, Overlay, dirs[:1]...), treeOpen(t, Overlay, dirs[:2]...), treeOpen(t, Overlay, dirs[2])
+	below, err := OpenStack(Overlay, dirs[:2])
+	treeMust(t, err)
+	over, err := OpenOver(Overlay, dirs[2], below)
+	treeMust(t, err)
+	t.Cleanup(func() { treeMust(t, over.Close()) })
+	for name, high := range map[string]Tree{"stack": treeOpen(t, Overlay, dirs...), "over a tree": over} {
+		t.Run(name, func(t *testing.T) { treesSame(t, low, middle, high, alone) })
+	}
+}
+
+// treesSame checks a tree on top of two others, which is opaque at new, for what it shares with them.
+func treesSame(t *testing.T, low, middle, high, alone Tree) {
 	same := func(path string, a, b Tree) bool {
 		t.Helper()
 		x, err := a.Lookup(path)
@@ -377,6 +400,18 @@ func TestStackWhole(t *testing.T) {
 	}
 	if _, err := OpenStack(Overlay, []string{root, root + "/nothing"}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("a folder that is not there: got %v", err)
+	}
+	if _, err := OpenOver(Whole, root, Empty()); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a whole tree over another: got %v", err)
+	}
+	if _, err := OpenOver(Overlay, root+"/nothing", Empty()); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("a folder that is not there over a tree: got %v", err)
+	}
+	over, err := OpenOver(Overlay, root, Empty())
+	treeMust(t, err)
+	defer func() { treeMust(t, over.Close()) }()
+	if n, err := over.Lookup("."); err != nil || n.Same != (FileID{}) {
+		t.Errorf("a folder over what nobody can tell again: got %v, %v", n, err)
 	}
 }
 
