@@ -85,22 +85,22 @@ func (f *Folder) Discard() error {
 	return errors.Join(layer.RemoveAll(f.Path), release(f.lock))
 }
 
-// path of a folder, by its name in the rows.
-func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
+// Path of a folder, by its name in the rows.
+func (s *Store) Path(name string) string { return filepath.Join(s.dir, name) }
 
 // paths of the folders of a chain.
 func (s *Store) paths(chain []Snapshot) []string {
 	list := make([]string, len(chain))
 	for i, row := range chain {
-		list[i] = s.path(row.Folder)
+		list[i] = s.Path(row.Folder)
 	}
 	return list
 }
 
-// there tells whether a folder that a row names is there; people remove them by hand.
-func (s *Store) there(name string) bool {
-	info, err := os.Lstat(s.path(name))
-	return name != "" && err == nil && info.IsDir()
+// There tells whether the folder of a snapshot is there; people remove them by hand.
+func (s *Store) There(row Snapshot) bool {
+	info, err := os.Lstat(s.Path(row.Folder))
+	return row.Folder != "" && err == nil && info.IsDir()
 }
 
 // A LayerLock is the right to unpack one layer, which one process has at a time.
@@ -172,13 +172,13 @@ func (s *Store) Sweep(ctx context.Context) (freed Usage, err error) {
 		if len(e.Name()) != nameLength || !e.IsDir() || rows[e.Name()] {
 			continue
 		}
-		lock, lockErr := lockDir(s.path(e.Name()))
+		lock, lockErr := lockDir(s.Path(e.Name()))
 		if lockErr != nil {
 			err = errors.Join(err, lockErr)
 			continue
 		}
 		if lock != nil {
-			strays = append(strays, &Folder{e.Name(), s.path(e.Name()), lock})
+			strays = append(strays, &Folder{e.Name(), s.Path(e.Name()), lock})
 		}
 	}
 	if len(strays) == 0 {

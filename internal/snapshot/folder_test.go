@@ -23,11 +23,16 @@ import (
 // failing is a driver that cannot do some things.
 type failing struct {
 	*native.Driver
-	prepare, commit, tidy error
+	prepare, mounts, commit, tidy error
 }
 
 func (d *failing) Prepare(ctx context.Context, folder string, chain []string, kind snapshot.Kind) error {
 	return errors.Join(d.prepare, d.Driver.Prepare(ctx, folder, chain, kind))
+}
+
+func (d *failing) Mounts(ctx context.Context, folder string, chain []string, kind snapshot.Kind) ([]mount.Mount, error) {
+	mounts, err := d.Driver.Mounts(ctx, folder, chain, kind)
+	return mounts, errors.Join(d.mounts, err)
 }
 
 func (d *failing) Commit(ctx context.Context, folder string, chain []string) (snapshot.Usage, error) {
@@ -167,18 +172,24 @@ func TestSweepBeside(t *testing.T) {
 // A driver that fails leaves things as they were.
 func TestFailingDriver(t *testing.T) {
 	broken := errors.New("broken")
-	d := &failing{Driver: native.New(), prepare: broken}
+	d := &failing{Driver: native.New()}
 	s, _ := open(t, d)
 	ctx := t.Context()
-	for _, f := range []func(context.Context, string, string, map[string]string) ([]mount.Mount, error){s.Prepare, s.View} {
-		if _, err := f(ctx, "key", "", nil); !errors.Is(err, broken) {
-			t.Errorf("got %v", err)
+	for _, errs := range [][2]error{{broken, nil}, {nil, broken}} {
+		d.prepare, d.mounts = errs[0], errs[1]
+		for _, f := range []func(context.Context, string, string, map[string]string) ([]mount.Mount, error){s.Prepare, s.View} {
+			if _, err := f(ctx, "key", "", nil); !errors.Is(err, broken) {
+				t.Errorf("got %v", err)
+			}
+			if row, err := s.Stat(ctx, "key"); !errdefs.IsNotFound(err) {
+				t.Errorf("what could not be made: %+v, error %v", row, err)
+			}
+		}
+		if list := names(t, s); len(list) > 0 {
+			t.Errorf("left: %q", list)
 		}
 	}
-	if list := names(t, s); len(list) > 0 {
-		t.Errorf("left: %q", list)
-	}
-	d.prepare, d.commit = nil, broken
+	d.mounts, d.commit = nil, broken
 	_, err := s.Prepare(ctx, "key", "", nil)
 	must(t, err)
 	if err := s.Commit(ctx, "name", "key", nil); !errors.Is(err, broken) {

@@ -51,11 +51,11 @@ type Usage struct {
 // The driver syncs nothing: that is done for the whole filesystem at once before a row is
 // written. Goroutines may share it.
 type Driver interface {
-	// Unpack applies a layer to a folder, with r its uncompressed tar, read to its end. A driver
-	// that must know what is below first answers [errdefs.ErrFailedPrecondition] without
-	// reading, or says so by [Driver.Alone].
+	// Unpack applies a layer to a folder without knowing what is below it, with r its
+	// uncompressed tar, read to its end; it is an [errdefs.ErrFailedPrecondition] for drivers
+	// that are not [Driver.Alone], which read nothing.
 	Unpack(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error)
-	// Alone tells whether Unpack works; if not, only UnpackOn does.
+	// Alone tells whether Unpack and Fit work; if not, only UnpackOn does.
 	Alone() bool
 	// Fit makes a folder of Unpack stand on a chain. It may change the folder if that is own,
 	// and answers whether it did; then the folder is good for this chain alone. A folder that
@@ -79,10 +79,12 @@ type Driver interface {
 	Commit(ctx context.Context, folder string, chain []string) (Usage, error)
 	// Tidy removes from the folder of a committed snapshot what only an active one needs.
 	Tidy(ctx context.Context, folder string) error
-	// Tree reads a chain without mounting it, and Usage says what a folder takes.
+	// Tree reads a chain without mounting it, and Usage says what a folder takes. No chain is
+	// [layer.Empty].
 	Tree(ctx context.Context, chain []string) (layer.Tree, error)
 	Usage(ctx context.Context, folder string) (Usage, error)
-	// ActiveTree is Tree for a folder of Prepare on a chain.
+	// ActiveTree is Tree for a folder of Prepare on a chain. Where folders share what is below
+	// them, what is unchanged has the same [layer.Node.Same] as in Tree of the chain.
 	ActiveTree(ctx context.Context, folder string, chain []string) (layer.Tree, error)
 	// Release takes away what Mounts made for a folder and the kernel still has.
 	Release(ctx context.Context, folder string) error

@@ -143,12 +143,13 @@ func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 	if row.Kind != Active {
 		return Usage{row.Size, row.Inodes}, nil
 	}
-	return s.driver.Usage(ctx, s.path(row.Folder))
+	return s.driver.Usage(ctx, s.Path(row.Folder))
 }
 
 // Prepare makes an active snapshot called key on a committed one, or on nothing, and View one
-// that is only looked at. Errors: [errdefs.ErrAlreadyExists]; [errdefs.ErrNotFound] for a parent
-// that is not there; [errdefs.ErrFailedPrecondition] for one that is not committed.
+// that is only looked at. Should it fail, nothing is left of it. Errors:
+// [errdefs.ErrAlreadyExists]; [errdefs.ErrNotFound] for a parent that is not there;
+// [errdefs.ErrFailedPrecondition] for one that is not committed.
 func (s *Store) Prepare(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error) {
 	return s.make(ctx, Snapshot{Key: key, Parent: parent, Labels: labels, Kind: Active})
 }
@@ -186,14 +187,18 @@ func (s *Store) make(ctx context.Context, row Snapshot) (mounts []mount.Mount, e
 	if err := s.syncFolder(f.Path); err != nil {
 		return nil, discard(err)
 	}
+	if mounts, err = s.driver.Mounts(ctx, f.Path, chain, row.Kind); err != nil {
+		return nil, discard(err)
+	}
 	row.Folder = f.Name
 	if err := s.meta.AddSnapshot(ctx, s.ns, s.name, row); err != nil {
 		return nil, discard(err)
 	}
 	if err := f.Keep(); err != nil {
-		return nil, err
+		_, removeErr := s.meta.RemoveSnapshot(context.WithoutCancel(ctx), s.ns, s.name, row.Key)
+		return nil, errors.Join(err, removeErr)
 	}
-	return s.driver.Mounts(ctx, f.Path, chain, row.Kind)
+	return mounts, nil
 }
 
 // committed gives the folders of a committed snapshot's chain.
@@ -206,7 +211,7 @@ func (s *Store) committed(ctx context.Context, name string) ([]string, error) {
 		if row.Kind != Committed {
 			return nil, fmt.Errorf("parent %s is %s: %w", row.Key, row.Kind, errdefs.ErrFailedPrecondition)
 		}
-		if !s.there(row.Folder) {
+		if !s.There(row) {
 			return nil, fmt.Errorf("the folder of snapshot %s is gone: %w", row.Key, errdefs.ErrDataLoss)
 		}
 	}
@@ -223,7 +228,7 @@ func (s *Store) parts(ctx context.Context, key string) (row Snapshot, folder str
 		return row, "", nil, fmt.Errorf("snapshot without a name: %w", errdefs.ErrInvalidArgument)
 	}
 	row = rows[len(rows)-1]
-	return row, s.path(row.Folder), s.paths(rows[:len(rows)-1]), nil
+	return row, s.Path(row.Folder), s.paths(rows[:len(rows)-1]), nil
 }
 
 // Mounts gives the mounts of an active snapshot or a view. Errors:
@@ -336,7 +341,7 @@ func (s *Store) Layer(ctx context.Context, diffID digest.Digest) (metadata.Unpac
 	if err != nil {
 		return l, err
 	}
-	if !s.there(l.Folder) {
+	if !s.There(Snapshot{Folder: l.Folder}) {
 		s.log.Warn("the folder of an unpacked layer is gone", "snapshotter", s.name, "diffID", diffID, "folder", l.Folder)
 		return metadata.UnpackedLayer{}, fmt.Errorf("layer %s: %w", diffID, errdefs.ErrNotFound)
 	}
@@ -358,7 +363,7 @@ func (s *Store) Chain(ctx context.Context, names []digest.Digest) ([]Snapshot, e
 			continue
 		}
 		for i, row := range rows {
-			if row.Key != names[i].String() || row.Kind != Committed || !row.Lazy && !s.there(row.Folder) {
+			if row.Key != names[i].String() || row.Kind != Committed || !row.Lazy && !s.There(row) {
 				rows = rows[:i]
 				break
 			}
@@ -367,9 +372,3 @@ func (s *Store) Chain(ctx context.Context, names []digest.Digest) ([]Snapshot, e
 	}
 	return nil, nil
 }
-
-// There tells whether the folder of a snapshot is there; people remove them by hand.
-func (s *Store) There(row Snapshot) bool { return s.there(row.Folder) }
-
-// Path of a folder that a row names.
-func (s *Store) Path(name string) string { return s.path(name) }

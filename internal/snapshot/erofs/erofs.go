@@ -21,11 +21,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
+	"sync"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/layer/erofs"
@@ -160,34 +158,24 @@ func (d *Driver) Prepare(ctx context.Context, folder string, chain []string, kin
 	if kind == snapshot.Active && d.noOver != nil {
 		return fmt.Errorf("writable snapshots need overlay: %w", d.noOver)
 	}
-	for _, name := range []string{treeDir, workDir, lowerDir} {
+	for _, name := range []string{workDir, lowerDir} {
 		if err := os.Mkdir(filepath.Join(folder, name), 0o755); err != nil {
 			return err
 		}
 	}
-	f, err := os.Open(filepath.Join(folder, treeDir))
+	root := filepath.Join(folder, treeDir)
+	below, err := openBelow(chain)
 	if err != nil {
 		return err
 	}
-	if len(chain) == 0 {
-		err = layer.SetAttr(f, layer.Attr{Mode: unix.S_IFDIR | 0o755, ModTime: time.Unix(0, 0)})
-	} else {
-		err = d.copyRoot(f, chain)
+	if below == nil {
+		return layer.MakeRoot(root, nil)
 	}
-	return errors.Join(err, f.Close())
-}
-
-// copyRoot gives a folder the attributes of a stack's root.
-func (d *Driver) copyRoot(f *os.File, chain []string) error {
-	tree, err := erofs.Open(chain)
-	if err != nil {
-		return err
-	}
-	n, err := tree.Lookup(".")
+	like, err := below.Lookup(".")
 	if err == nil {
-		err = layer.SetAttr(f, n.Attr)
+		err = layer.MakeRoot(root, like)
 	}
-	return errors.Join(err, tree.Close())
+	return errors.Join(err, below.Close())
 }
 
 // Mounts implements [snapshot.Driver].
@@ -238,16 +226,8 @@ func (d *Driver) mountLower(ctx context.Context, lower string, chain []string) e
 
 // Release implements [snapshot.Driver].
 func (d *Driver) Release(_ context.Context, folder string) error {
-	list, err := mount.Beneath("/")
-	if err != nil {
+	if err := snapshot.NotMounted(filepath.Join(folder, treeDir)); err != nil {
 		return err
-	}
-	// By whatever way the folder was reached; its own name is random enough.
-	ours := func(dir string) bool { return strings.HasSuffix(dir, "/"+filepath.Base(folder)+"/"+treeDir) }
-	for _, m := range list {
-		if m.Type == "overlay" && slices.ContainsFunc(m.Dirs("upperdir"), ours) || ours(m.Root) {
-			return fmt.Errorf("it is mounted at %s: %w", m.Target, errdefs.ErrFailedPrecondition)
-		}
 	}
 	if err := mount.Unmount(filepath.Join(folder, lowerDir)); err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -260,19 +240,21 @@ func (d *Driver) Commit(ctx context.Context, folder string, chain []string) (u s
 	if err := removeBut(folder, treeDir, workDir, lowerDir); err != nil { // of a commit that came to nothing
 		return u, err
 	}
-	lower, err := d.Tree(ctx, chain)
+	below, err := openBelow(chain)
 	if err != nil {
 		return u, err
 	}
-	upper, err := d.ActiveTree(ctx, folder, chain)
+	upper, err := d.over(folder, below)
 	if err != nil {
-		return u, errors.Join(err, lower.Close())
+		return u, err
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(layer.Diff(ctx, w, lower, upper)) }()
-	res, err := erofs.WriteLayer(ctx, r, folder, layer.Options{})
-	err = errors.Join(err, r.CloseWithError(err), upper.Close(), lower.Close())
-	return snapshot.Usage{Size: res.Size, Inodes: res.Inodes}, err
+	var diff sync.WaitGroup
+	diff.Go(func() { w.CloseWithError(layer.Diff(ctx, w, below, upper)) })
+	res, err := d.Unpack(ctx, folder, r, layer.Options{})
+	err = errors.Join(err, r.CloseWithError(err))
+	diff.Wait()
+	return snapshot.Usage{Size: res.Size, Inodes: res.Inodes}, errors.Join(err, upper.Close())
 }
 
 // removeBut empties a folder of all but these names.
@@ -306,22 +288,34 @@ func (d *Driver) Tree(_ context.Context, chain []string) (layer.Tree, error) {
 	return erofs.Open(chain)
 }
 
-// ActiveTree implements [snapshot.Driver]. The stack is mounted for it, and stays so until Release,
-// as for [Driver.Mounts]: somebody else may be about to mount an overlay on it.
-func (d *Driver) ActiveTree(ctx context.Context, folder string, chain []string) (layer.Tree, error) {
-	root := filepath.Join(folder, treeDir)
-	if len(chain) == 0 {
-		return layer.OpenStack(layer.Whole, []string{root})
-	}
-	lower := filepath.Join(folder, lowerDir)
-	if err := d.mountLower(ctx, lower, chain); err != nil {
+// ActiveTree implements [snapshot.Driver].
+func (d *Driver) ActiveTree(_ context.Context, folder string, chain []string) (layer.Tree, error) {
+	below, err := openBelow(chain)
+	if err != nil {
 		return nil, err
+	}
+	return d.over(folder, below)
+}
+
+// openBelow reads what an active snapshot stands on; nil if that is nothing.
+func openBelow(chain []string) (layer.Tree, error) {
+	if len(chain) == 0 {
+		return nil, nil
+	}
+	return erofs.Open(chain)
+}
+
+// over reads the folder of an active snapshot on a tree of openBelow, which is closed with it.
+func (d *Driver) over(folder string, below layer.Tree) (layer.Tree, error) {
+	root := filepath.Join(folder, treeDir)
+	if below == nil { // it is mounted as it is, without an overlay
+		return layer.OpenStack(layer.Whole, []string{root})
 	}
 	form := layer.Overlay
 	if d.overlay.UserXattr {
 		form = layer.UserOverlay
 	}
-	return layer.OpenStack(form, []string{lower, root})
+	return layer.OpenOver(form, root, below)
 }
 
 // Usage implements [snapshot.Driver].

@@ -5,13 +5,9 @@ package native
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -62,14 +58,7 @@ func start(ctx context.Context, folder string, chain []string, o layer.Options) 
 	if len(chain) > 0 {
 		return layer.Clone(ctx, filepath.Join(chain[len(chain)-1], treeDir), root, o)
 	}
-	if err := os.Mkdir(root, 0o755); err != nil {
-		return layer.Result{}, err
-	}
-	f, err := os.Open(root)
-	if err != nil {
-		return layer.Result{}, err
-	}
-	return layer.Result{}, errors.Join(f.Chmod(0o755), layer.SetTime(f, time.Unix(0, 0)), f.Close())
+	return layer.Result{}, layer.MakeRoot(root, nil)
 }
 
 // Seal implements [snapshot.Driver].
@@ -106,6 +95,9 @@ func (*Driver) Tidy(context.Context, string) error { return nil }
 
 // Tree implements [snapshot.Driver].
 func (*Driver) Tree(_ context.Context, chain []string) (layer.Tree, error) {
+	if len(chain) == 0 {
+		return layer.Empty(), nil
+	}
 	return layer.OpenStack(layer.Whole, []string{filepath.Join(chain[len(chain)-1], treeDir)})
 }
 
@@ -122,14 +114,5 @@ func (*Driver) Usage(_ context.Context, folder string) (u snapshot.Usage, err er
 
 // Release implements [snapshot.Driver].
 func (*Driver) Release(_ context.Context, folder string) error {
-	list, err := mount.Beneath("/")
-	if err != nil {
-		return err
-	}
-	for _, m := range list {
-		if strings.HasSuffix(m.Root, "/"+filepath.Base(folder)+"/"+treeDir) {
-			return fmt.Errorf("it is mounted at %s: %w", m.Target, errdefs.ErrFailedPrecondition)
-		}
-	}
-	return nil
+	return snapshot.NotMounted(filepath.Join(folder, treeDir))
 }

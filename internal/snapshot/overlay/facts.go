@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,26 +12,53 @@ import (
 	"github.com/stowage/stowage/internal/layer"
 )
 
-// factsFile is where they are in a folder.
-const factsFile = "layer.json"
+// Files in a folder, and how much of them is read, in bytes. A layer of a million whiteouts needs
+// less.
+const (
+	factsFile = "layer.json"
+	maxFacts  = 4 << 10
+	needsFile = "needs.json"
+	maxNeeds  = 256 << 20
+)
 
-// maxFacts bounds what is read of them, in bytes: a layer of a million whiteouts has fewer.
-const maxFacts = 256 << 20
-
-// facts is what a layer is beside its files.
+// facts is what every mount has to know of a layer.
 type facts struct {
-	Root   bool        `json:"root,omitempty"`   // it has an entry for the root
-	Opaque bool        `json:"opaque,omitempty"` // it hides everything below it
-	Needs  layer.Needs `json:"-"`                // as long as it may stand on any stack
+	Root   bool `json:"root,omitempty"`   // it has an entry for the root
+	Opaque bool `json:"opaque,omitempty"` // it hides everything below it
 }
 
-// needs is [layer.Needs] as it is written. JSON is for UTF-8 alone and names are bytes, so they are
-// quoted as in Go.
+func writeFacts(folder string, f facts) error { return writeFile(folder, factsFile, f) }
+
+func readFacts(folder string) (f facts, err error) {
+	err = readFile(folder, factsFile, maxFacts, &f)
+	return f, err
+}
+
+// needs is [layer.Needs] as it is written, of a layer that may stand on any stack. JSON is for
+// UTF-8 alone and names are bytes, so they are quoted as in Go.
 type needs struct {
 	Folders   []quoted `json:"folders,omitempty"`
 	Through   []quoted `json:"through,omitempty"`
 	Links     []quoted `json:"links,omitempty"`
 	Whiteouts []quoted `json:"whiteouts,omitempty"`
+}
+
+func writeNeeds(folder string, n layer.Needs) error {
+	return writeFile(folder, needsFile, needs{
+		convert[string, quoted](n.Folders), convert[string, quoted](n.Through),
+		convert[string, quoted](n.Links), convert[string, quoted](n.Whiteouts),
+	})
+}
+
+func readNeeds(folder string) (layer.Needs, error) {
+	var n needs
+	if err := readFile(folder, needsFile, maxNeeds, &n); err != nil {
+		return layer.Needs{}, err
+	}
+	return layer.Needs{
+		Folders: convert[quoted, string](n.Folders), Through: convert[quoted, string](n.Through),
+		Links: convert[quoted, string](n.Links), Whiteouts: convert[quoted, string](n.Whiteouts),
+	}, nil
 }
 
 // A quoted is a name.
@@ -50,12 +76,6 @@ func (q *quoted) UnmarshalText(b []byte) error {
 	return err
 }
 
-// written is all that is in the file.
-type written struct {
-	facts
-	Needs needs `json:"needs,omitzero"`
-}
-
 // convert copies names.
 func convert[A, B ~string](names []A) []B {
 	list := make([]B, len(names))
@@ -65,39 +85,29 @@ func convert[A, B ~string](names []A) []B {
 	return list
 }
 
-func writeFacts(folder string, f facts) error {
-	n := f.Needs
-	b, err := json.Marshal(written{f, needs{
-		convert[string, quoted](n.Folders), convert[string, quoted](n.Through),
-		convert[string, quoted](n.Links), convert[string, quoted](n.Whiteouts),
-	}})
+func writeFile(folder, name string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(folder, factsFile), b, 0o644)
+	return os.WriteFile(filepath.Join(folder, name), b, 0o644)
 }
 
-func readFacts(folder string) (f facts, err error) {
-	name := filepath.Join(folder, factsFile)
-	info, err := os.Stat(name)
-	if err == nil && info.Size() > maxFacts {
-		err = fmt.Errorf("%d bytes, where at most %d are read", info.Size(), maxFacts)
+func readFile(folder, name string, limit int64, v any) error {
+	path := filepath.Join(folder, name)
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > limit {
+		err = fmt.Errorf("it has %d bytes, where at most %d are read", info.Size(), limit)
 	}
 	var b []byte
 	if err == nil {
-		b, err = os.ReadFile(name)
+		b, err = os.ReadFile(path)
 	}
 	if err == nil {
-		var w written
-		err = json.Unmarshal(b, &w)
-		f = w.facts
-		f.Needs = layer.Needs{
-			Folders: convert[quoted, string](w.Needs.Folders), Through: convert[quoted, string](w.Needs.Through),
-			Links: convert[quoted, string](w.Needs.Links), Whiteouts: convert[quoted, string](w.Needs.Whiteouts),
-		}
+		err = json.Unmarshal(b, v)
 	}
 	if err != nil {
-		return facts{}, fmt.Errorf("snapshot folder %s: %w", folder, errors.Join(err, errdefs.ErrDataLoss))
+		return fmt.Errorf("%s of snapshot folder %s: %w: %w", name, folder, err, errdefs.ErrDataLoss)
 	}
-	return f, nil
+	return nil
 }

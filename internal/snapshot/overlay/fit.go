@@ -22,11 +22,10 @@ import (
 // has without an entry must be as they are below; and where nothing is merged, it lists
 // whiteouts as if they were files, so they must go.
 func (d *Driver) Fit(ctx context.Context, folder string, chain []string, own bool) (changed bool, err error) {
-	f, err := readFacts(folder)
+	needs, err := readNeeds(folder)
 	if err != nil {
 		return false, err
 	}
-	needs := f.Needs
 	if len(needs.Links) > 0 {
 		return false, misfit("it links to %s, which is below", needs.Links[0])
 	}
@@ -47,8 +46,7 @@ func (d *Driver) Fit(ctx context.Context, folder string, chain []string, own boo
 	if err := t.fit(needs); err != nil || !t.changed {
 		return t.changed, err
 	}
-	f.Needs = layer.Needs{}
-	return true, writeFacts(folder, f)
+	return true, writeNeeds(folder, layer.Needs{})
 }
 
 func misfit(format string, args ...any) error {

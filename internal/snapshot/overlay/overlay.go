@@ -1,8 +1,9 @@
 // Package overlay is the snapshotter that stacks folders with the kernel's overlay filesystem.
 //
 // The folder of a snapshot holds fs, the layer in overlay's own form; work, while it is active;
-// and layer.json, what the layer is beside its files ([facts]). A layer is unpacked without
-// regard to what is below it, and shared by all stacks for which it needs no change.
+// layer.json, what the layer is beside its files ([facts]); and needs.json, what it depends on
+// below ([layer.Needs]). A layer is unpacked without regard to what is below it, and shared by all
+// stacks for which it needs no change.
 //
 // The kernel takes the attributes of a stack's root from its topmost folder, and does not heed
 // an opaque root. So every view and active snapshot has a topmost folder of its own, with the
@@ -19,7 +20,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -142,7 +142,11 @@ func (d *Driver) Alone() bool { return true }
 // Unpack implements [snapshot.Driver].
 func (d *Driver) Unpack(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error) {
 	o.Form, o.Below = d.form, nil
-	return d.apply(ctx, folder, r, o)
+	res, err := d.apply(ctx, folder, r, o)
+	if err != nil {
+		return layer.Result{}, err
+	}
+	return res, writeNeeds(folder, res.Needs)
 }
 
 // UnpackOn implements [snapshot.Driver].
@@ -158,33 +162,21 @@ func (d *Driver) UnpackOn(ctx context.Context, folder string, chain []string, r 
 
 func (d *Driver) apply(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error) {
 	root := filepath.Join(folder, treeDir)
-	if err := makeRoot(root); err != nil {
+	if err := layer.MakeRoot(root, nil); err != nil {
 		return layer.Result{}, err
 	}
 	res, err := layer.Apply(ctx, r, root, o)
 	if err != nil {
 		return layer.Result{}, err
 	}
-	return res, writeFacts(folder, facts{Root: res.Root, Opaque: res.Opaque, Needs: res.Needs})
-}
-
-// makeRoot makes the root of a tree as it is when no layer says anything else.
-func makeRoot(root string) error {
-	if err := os.Mkdir(root, 0o755); err != nil {
-		return err
-	}
-	f, err := os.Open(root)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Chmod(0o755), layer.SetTime(f, time.Unix(0, 0)), f.Close())
+	return res, writeFacts(folder, facts{Root: res.Root, Opaque: res.Opaque})
 }
 
 // Seal implements [snapshot.Driver].
 func (d *Driver) Seal(_ context.Context, chain []string) error {
-	lowers, err := lowers(chain)
-	if err == nil && len(lowers) >= maxLowers {
-		err = fmt.Errorf("a stack of %d layers, where the kernel takes %d: %w", len(lowers), maxLowers-1, errdefs.ErrNotImplemented)
+	s, err := readStack(chain)
+	if n := len(s.lowers); err == nil && n >= maxLowers {
+		err = fmt.Errorf("a stack of %d layers, where the kernel takes %d: %w", n, maxLowers-1, errdefs.ErrNotImplemented)
 	}
 	return err
 }
@@ -192,83 +184,30 @@ func (d *Driver) Seal(_ context.Context, chain []string) error {
 // maxLowers is how many lower folders the kernel takes; one is the root of a view.
 const maxLowers = 500
 
-// lowers lists the trees of a chain as overlay wants them: from the topmost down, each once, and
-// none that is hidden entirely.
-func lowers(chain []string) ([]string, error) {
-	var list []string
-	for _, folder := range slices.Backward(chain) {
-		// A layer that stands further up as well adds nothing here, and the kernel refuses it.
-		if root := filepath.Join(folder, treeDir); !slices.Contains(list, root) {
-			list = append(list, root)
-		}
-		f, err := readFacts(folder)
-		if err != nil {
-			return nil, err
-		}
-		if f.Opaque {
-			break
-		}
-	}
-	return list, nil
-}
-
 // Prepare implements [snapshot.Driver].
 func (d *Driver) Prepare(_ context.Context, folder string, chain []string, kind snapshot.Kind) error {
-	root := filepath.Join(folder, treeDir)
-	if err := makeRoot(root); err != nil {
-		return err
-	}
-	if kind == snapshot.Active {
-		if err := os.Mkdir(filepath.Join(folder, workDir), 0o711); err != nil {
-			return err
-		}
-	}
-	like, err := rootOf(chain)
-	if err != nil || like == "" {
-		return err
-	}
-	return copyRoot(like, root)
-}
-
-// rootOf is the folder of the layer that says what the root is like, or empty if none does. One
-// that hides what is in the root does not hide what the root itself is like.
-func rootOf(chain []string) (string, error) {
-	for _, folder := range slices.Backward(chain) {
-		f, err := readFacts(folder)
-		if err != nil {
-			return "", err
-		}
-		if f.Root {
-			return filepath.Join(folder, treeDir), nil
-		}
-	}
-	return "", nil
-}
-
-// copyRoot gives one root the attributes of another.
-func copyRoot(from, to string) error {
-	tree, err := layer.OpenStack(layer.Whole, []string{from})
+	s, err := readStack(chain)
 	if err != nil {
 		return err
 	}
-	n, err := tree.Lookup(".")
-	if err = errors.Join(err, tree.Close()); err != nil {
-		return err
-	}
-	f, err := os.Open(to)
+	like, err := s.root()
 	if err != nil {
 		return err
 	}
-	return errors.Join(layer.SetAttr(f, n.Attr), f.Close())
+	if err := layer.MakeRoot(filepath.Join(folder, treeDir), like); err != nil || kind != snapshot.Active {
+		return err
+	}
+	return os.Mkdir(filepath.Join(folder, workDir), 0o711)
 }
 
 // Mounts implements [snapshot.Driver].
 func (d *Driver) Mounts(_ context.Context, folder string, chain []string, kind snapshot.Kind) ([]mount.Mount, error) {
 	root := filepath.Join(folder, treeDir)
-	list, err := lowers(chain)
+	s, err := readStack(chain)
 	if err != nil {
 		return nil, err
 	}
+	list := s.lowers
 	if len(list) == 0 {
 		access := map[snapshot.Kind]string{snapshot.Active: "rw", snapshot.View: "ro"}[kind]
 		return []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", access}}}, nil
@@ -307,22 +246,9 @@ func usage(folder string) (u snapshot.Usage, err error) {
 	return u, err
 }
 
-// Release implements [snapshot.Driver]. The kernel knows mounts of a folder only as those of who
-// made them, which are not ours to take away.
+// Release implements [snapshot.Driver].
 func (d *Driver) Release(_ context.Context, folder string) error {
-	list, err := mount.Beneath("/")
-	if err != nil {
-		return err
-	}
-	// By whatever way the folder was reached; its own name is random enough.
-	ours := func(dir string) bool { return strings.HasSuffix(dir, "/"+filepath.Base(folder)+"/"+treeDir) }
-	for _, m := range list {
-		over := m.Type == "overlay" && (slices.ContainsFunc(m.Dirs("upperdir"), ours) || slices.ContainsFunc(m.Dirs("lowerdir"), ours))
-		if over || ours(m.Root) {
-			return fmt.Errorf("it is mounted at %s: %w", m.Target, errdefs.ErrFailedPrecondition)
-		}
-	}
-	return nil
+	return snapshot.NotMounted(filepath.Join(folder, treeDir))
 }
 
 // Tree implements [snapshot.Driver].
@@ -330,28 +256,29 @@ func (d *Driver) Tree(_ context.Context, chain []string) (layer.Tree, error) {
 	if len(chain) == 0 {
 		return layer.Empty(), nil
 	}
-	like, err := rootOf(chain)
+	s, err := readStack(chain)
 	if err != nil {
 		return nil, err
 	}
-	list, err := lowers(chain)
-	if err != nil {
-		return nil, err
-	}
-	slices.Reverse(list)
-	t, err := layer.OpenStack(d.form, list)
-	if err != nil || like == list[len(list)-1] {
+	t, err := layer.OpenStack(d.form, s.bottomFirst())
+	if err != nil || s.like == s.lowers[0] {
 		return t, err
 	}
-	return newRooted(t, like)
+	root, err := s.root()
+	if err == nil && root == nil {
+		root, err = layer.Empty().Lookup(".")
+	}
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return &rooted{t, root.Attr}, nil
 }
 
 // ActiveTree implements [snapshot.Driver].
 func (d *Driver) ActiveTree(_ context.Context, folder string, chain []string) (layer.Tree, error) {
-	list, err := lowers(chain)
+	s, err := readStack(chain)
 	if err != nil {
 		return nil, err
 	}
-	slices.Reverse(list)
-	return layer.OpenStack(d.form, append(list, filepath.Join(folder, treeDir)))
+	return layer.OpenStack(d.form, append(s.bottomFirst(), filepath.Join(folder, treeDir)))
 }

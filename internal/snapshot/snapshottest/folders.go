@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/snapshot"
@@ -186,6 +188,49 @@ func (w *world) whole(layers ...[]byte) []string {
 		w.must(err)
 	}
 	return w.describe(dir)
+}
+
+// The tree of no layers is [layer.Empty].
+func noLayers(w *world) {
+	ctx, d := w.Context(), w.s.Driver()
+	w.must(d.Seal(ctx, nil))
+	t, err := d.Tree(ctx, nil)
+	w.must(err)
+	got, err := t.Lookup(".")
+	w.must(err)
+	want, err := layer.Empty().Lookup(".")
+	w.must(err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.Errorf("the root of no layers differs (-want +got):\n%s", diff)
+	}
+	if list, err := t.List(got); err != nil || len(list) > 0 {
+		w.Errorf("in the root of no layers are %v, error %v", list, err)
+	}
+	_, err = t.Lookup("file")
+	w.is("look up what no layer has", err, errdefs.IsNotFound)
+	_, err = t.Open(&layer.Node{Path: "file", Attr: layer.Attr{Mode: unix.S_IFREG}})
+	w.is("open what no layer has", err, errdefs.IsNotFound)
+	w.must(t.Close())
+}
+
+// A driver that is not alone says so, and touches nothing.
+func notAlone(w *world) {
+	ctx, d := w.Context(), w.s.Driver()
+	if d.Alone() {
+		return // the other checks have it unpack so
+	}
+	f, err := w.s.NewFolder()
+	w.must(err)
+	defer func() { w.must(f.Discard()) }()
+	tar := bytes.NewReader(layerOf(w, "file"))
+	size := tar.Len()
+	_, err = d.Unpack(ctx, f.Path, tar, layer.Options{})
+	w.is("unpack alone", err, errdefs.IsFailedPrecondition)
+	_, err = d.Fit(ctx, f.Path, nil, true)
+	w.is("fit what stands on a chain", err, errdefs.IsFailedPrecondition)
+	if entries, err := os.ReadDir(f.Path); err != nil || len(entries) > 0 || tar.Len() != size {
+		w.Errorf("of %d bytes %d are left, and made were %v, error %v", size, tar.Len(), entries, err)
+	}
 }
 
 // One folder may stand in a chain twice, also next to itself.

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) *snapshot.Store) {
 		{"active", active},
 		{"view", view},
 		{"root", root},
+		{"unchanged", unchanged},
 		{"changes", changes},
 		{"moved and removed below", movedBelow},
 		{"60 commits", deep},
@@ -39,6 +40,8 @@ func Run(t *testing.T, open func(t *testing.T) *snapshot.Store) {
 
 		{"sweep", sweep},
 		{"sweep what is mounted", sweepMounted},
+		{"no layers", noLayers},
+		{"not alone", notAlone},
 		{"130 layers", manyLayers},
 		{"layer twice", layerTwice},
 		{"opaque root", opaqueRoot},

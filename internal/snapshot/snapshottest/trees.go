@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/stowage/stowage/internal/layer"
 )
 
 // What is written to an active snapshot is its own, until it is committed; then nobody writes to
@@ -101,6 +103,47 @@ func root(w *world) {
 	want = w.describe(reference.dir)
 	w.same("a root that was changed again", want, w.looked("changed"))
 	w.same("the same, unmounted,", want, w.read("changed"))
+}
+
+// What an active snapshot leaves as it was is known to be the same as in its parent, if they share
+// it; what it changes never is.
+func unchanged(w *world) {
+	w.commit("base", "", func(t *tree) {
+		t.mkdir("left", 0o755)
+		t.write("left/file", "left")
+		t.mkdir("changed", 0o755)
+		t.write("changed/left", "left")
+		t.write("changed/file", "base")
+		t.write("changed/mode", "base")
+		t.mkdir("opaque", 0o755)
+		t.write("opaque/file", "base")
+	})
+	dir := w.prepare("work", "base")
+	t := &tree{w: w, dir: dir, steps: 100}
+	t.write("changed/file", "work")
+	t.chmod("changed/mode", 0o600)
+	t.remove("opaque")
+	t.mkdir("opaque", 0o755)
+	t.write("opaque/file", "base")
+	w.unmount(dir)
+	lower, err := w.s.Tree(w.Context(), "base")
+	w.must(err)
+	upper, err := w.s.Tree(w.Context(), "work")
+	w.must(err)
+	shared := w.s.Driver().Alone() // the others copy
+	for path, want := range map[string]bool{
+		"left": shared, "left/file": shared, "changed/left": shared,
+		".": false, "changed": false, "changed/file": false, "changed/mode": false, "opaque": false, "opaque/file": false,
+	} {
+		was, err := lower.Lookup(path)
+		w.must(err)
+		is, err := upper.Lookup(path)
+		w.must(err)
+		if got := was.Same == is.Same && is.Same != (layer.FileID{}); got != want {
+			w.Errorf("%s is the same: got %t, want %t", path, got, want)
+		}
+	}
+	w.must(errors.Join(upper.Close(), lower.Close()))
 }
 
 // keyOf unmounts what a key is mounted at.
