@@ -321,7 +321,7 @@ func (s *Store) made(info mount.Info) bool {
 // UnpackImage makes the root filesystem of an image as plain files in dir, which is made if it is
 // not there, and must be empty. When it fails dir is left empty. It returns what could not be
 // kept there.
-func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Platform, sink ProgressSink) (losses []Loss, err error) {
+func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Platform) (losses []Loss, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("unpack %s: %w", name, err)
@@ -346,9 +346,7 @@ func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Pla
 	if len(entries) > 0 {
 		return nil, fmt.Errorf("%s is not empty: %w", dir, errdefs.ErrAlreadyExists)
 	}
-	u := s.extractor()
-	u.Progress = sink
-	losses, err = u.Folder(ctx, parts.Image, dir)
+	losses, err = s.extractor().Folder(ctx, parts.Image, dir)
 	if err != nil {
 		entries, listErr := os.ReadDir(dir)
 		err = errors.Join(err, listErr)

@@ -237,16 +237,7 @@ func (s *Store) DiffSnapshot(ctx context.Context, w io.Writer, snapshotter, key,
 	if err != nil {
 		return fmt.Errorf("diff: %w", err)
 	}
-	defer func() {
-		err = errors.Join(err, upper.Close())
-		if row.Kind != Active {
-			return
-		}
-		// Who has it mounted keeps what was mounted for it.
-		if releaseErr := sn.Release(ctx, key); !errdefs.IsFailedPrecondition(releaseErr) {
-			err = errors.Join(err, releaseErr)
-		}
-	}()
+	defer func() { err = errors.Join(err, upper.Close()) }()
 	if err := layer.Diff(ctx, w, lower, upper); err != nil {
 		return fmt.Errorf("diff snapshot %s: %w", key, err)
 	}

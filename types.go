@@ -37,6 +37,8 @@ type (
 	Blob = metadata.Blob
 	// Lease is a named hold that keeps what it lists from collection.
 	Lease = metadata.Lease
+	// Namespace separates the names of one user of a store from those of others.
+	Namespace = metadata.Namespace
 	// Edge says that one blob keeps another alive.
 	Edge = metadata.Edge
 	// IngestStatus describes a blob that is being written.

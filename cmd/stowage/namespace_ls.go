@@ -1,41 +1,25 @@
 package main
 
 import (
-	"fmt"
-	"text/tabwriter"
+	"context"
 
 	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
 )
 
 func namespaceLsCommand(a *app) *cobra.Command {
-	var quiet bool
-	cmd := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List namespaces",
-		Args: cobra.NoArgs,
-	}
-	out := formatFlag(cmd, "table")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := a.local()
-		if err != nil {
-			return err
-		}
-		list, err := s.Namespaces(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if quiet {
-			for _, n := range list {
-				fmt.Fprintln(a.out, n.Name)
+	return listing[stowage.Namespace]{
+		short: "List namespaces", quiet: "names only",
+		list: func(ctx context.Context) ([]stowage.Namespace, error) {
+			s, err := a.local()
+			if err != nil {
+				return nil, err
 			}
-			return nil
-		}
-		return out.print(a.out, list, anys(list), func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "NAME\tLABELS")
-			for _, n := range list {
-				fmt.Fprintf(w, "%s\t%s\n", n.Name, labels(n.Labels))
-			}
-		})
-	}
-	return cmd
+			return s.Namespaces(ctx)
+		},
+		name:   func(n stowage.Namespace) string { return n.Name },
+		header: "NAME\tLABELS",
+		row:    func(n stowage.Namespace) string { return n.Name + "\t" + labels(n.Labels) },
+	}.command(a)
 }

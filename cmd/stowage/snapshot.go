@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage"
@@ -28,4 +30,13 @@ func (f *snapshotFlags) open(a *app) (*stowage.Snapshotter, error) {
 		return nil, err
 	}
 	return s.Snapshotter(f.snapshotter)
+}
+
+// walk lists the snapshots of the snapshotter that the flags name.
+func (f *snapshotFlags) walk(ctx context.Context, a *app) ([]stowage.Snapshot, error) {
+	sn, err := f.open(a)
+	if err != nil {
+		return nil, err
+	}
+	return sn.Walk(ctx)
 }

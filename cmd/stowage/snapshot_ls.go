@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -10,37 +10,13 @@ import (
 )
 
 func snapshotLsCommand(a *app, f *snapshotFlags) *cobra.Command {
-	var quiet bool
-	cmd := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List snapshots",
-		Args: cobra.NoArgs,
-	}
-	out := formatFlag(cmd, "table")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "keys only")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		sn, err := f.open(a)
-		if err != nil {
-			return err
-		}
-		list, err := sn.Walk(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if list == nil {
-			list = []stowage.Snapshot{}
-		}
-		if quiet {
-			for _, row := range list {
-				fmt.Fprintln(a.out, row.Key)
-			}
-			return nil
-		}
-		return out.print(a.out, list, anys(list), func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "KEY\tPARENT\tKIND")
-			for _, row := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", row.Key, row.Parent, string(row.Kind))
-			}
-		})
-	}
-	return cmd
+	return listing[stowage.Snapshot]{
+		short: "List snapshots", quiet: "keys only",
+		list:   func(ctx context.Context) ([]stowage.Snapshot, error) { return f.walk(ctx, a) },
+		name:   func(row stowage.Snapshot) string { return row.Key },
+		header: "KEY\tPARENT\tKIND",
+		row: func(row stowage.Snapshot) string {
+			return fmt.Sprintf("%s\t%s\t%s", row.Key, row.Parent, string(row.Kind))
+		},
+	}.command(a)
 }

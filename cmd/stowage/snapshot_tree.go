@@ -13,11 +13,7 @@ func snapshotTreeCommand(a *app, f *snapshotFlags) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		sn, err := f.open(a)
-		if err != nil {
-			return err
-		}
-		list, err := sn.Walk(cmd.Context())
+		list, err := f.walk(cmd.Context(), a)
 		if err != nil {
 			return err
 		}

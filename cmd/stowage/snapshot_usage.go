@@ -1,9 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"text/tabwriter"
-
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage"
@@ -40,12 +37,7 @@ func snapshotUsageCommand(a *app, f *snapshotFlags) *cobra.Command {
 			}
 			list = append(list, stowage.LayerUsage{Key: key, SnapshotUsage: u})
 		}
-		return out.print(a.out, list, anys(list), func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "KEY\tSIZE\tINODES")
-			for _, u := range list {
-				fmt.Fprintf(w, "%s\t%s\t%d\n", u.Key, sizeText(u.Size, bytes), u.Inodes)
-			}
-		})
+		return printUsage(a, out, list, bytes)
 	}
 	return cmd
 }

@@ -27,16 +27,11 @@ Prints DIR.`,
 		if err != nil {
 			return err
 		}
-		d, err := a.draw()
-		if err != nil {
-			return err
-		}
 		s, err := a.local()
 		if err != nil {
 			return err
 		}
-		losses, err := s.UnpackImage(cmd.Context(), args[0], args[1], p, nil)
-		d.wait()
+		losses, err := s.UnpackImage(cmd.Context(), args[0], args[1], p)
 		if errdefs.IsAlreadyExists(err) {
 			return hinted{err, "choose an empty folder, or one that is not there"}
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
+
+	"github.com/stowage/stowage"
 )
 
 func usageCommand(a *app) *cobra.Command {
@@ -38,20 +40,21 @@ func usageCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.print(a.out, list, anys(list), func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "KEY\tSIZE\tINODES")
-			for _, u := range list {
-				fmt.Fprintf(w, "%s\t%s\t%d\n", u.Key, sizeText(u.Size, bytes), u.Inodes)
-			}
-		})
+		return printUsage(a, out, list, bytes)
 	}
 	return cmd
 }
 
-// sizeText prints a size for people or, with exact, in bytes.
-func sizeText(n int64, exact bool) string {
-	if exact {
-		return fmt.Sprint(n)
-	}
-	return humanSize(n)
+// printUsage prints what snapshots take. Exact sizes are in bytes, others are for people.
+func printUsage(a *app, out *format, list []stowage.LayerUsage, exact bool) error {
+	return out.print(a.out, list, anys(list), func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "KEY\tSIZE\tINODES")
+		for _, u := range list {
+			size := humanSize(u.Size)
+			if exact {
+				size = fmt.Sprint(u.Size)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%d\n", u.Key, size, u.Inodes)
+		}
+	})
 }

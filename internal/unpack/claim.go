@@ -61,10 +61,8 @@ func (r *Run) claimLayer(ctx context.Context, driver snapshot.Remote, row *metad
 	}
 	j.bound = true
 	row.Folder, row.Labels = j.folder.Name, labels
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.jobs = append(r.jobs, j)
-	r.put(id, *row)
+	r.put(*row)
 	return true, nil
 }
 

@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -17,8 +18,6 @@ import (
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/layer"
-	"github.com/stowage/stowage/internal/progress"
-	"github.com/stowage/stowage/internal/snapshot"
 )
 
 const (
@@ -33,12 +32,31 @@ const (
 	ratioFrom = 1 << 30
 )
 
+// An applier makes of a layer's plain bytes what they stand for.
+type applier func(ctx context.Context, plain io.Reader) (layer.Result, error)
+
+// options for whoever applies a layer.
+func (u *Unpacker) options() layer.Options {
+	return layer.Options{Limits: u.Limits, ReportLosses: u.ReportLosses}
+}
+
+// fromStore unpacks a layer whose blob is stored.
+func (u *Unpacker) fromStore(ctx context.Context, d image.Descriptor, diffID image.Digest, apply applier) (res layer.Result, err error) {
+	blob, err := u.Content.Open(ctx, d.Digest)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, blob.Close()) }()
+	res, _, err = u.pass(ctx, io.NewSectionReader(blob, 0, blob.Size()), diffID, apply)
+	return res, err
+}
+
 // pass unpacks one layer from its compressed bytes: they are decompressed, hashed and applied,
-// each step in a goroutine of its own. It reads r to its end, and checks the diffID if there is
-// one; it returns the one that the bytes have.
-func (r *Run) pass(ctx context.Context, in io.Reader, want image.Digest, apply func(context.Context, io.Reader) (layer.Result, error)) (res layer.Result, got image.Digest, err error) {
+// each step in a goroutine of its own. It reads in to its end, and checks the diffID if there is
+// one to check; it returns the one that the bytes have.
+func (u *Unpacker) pass(ctx context.Context, in io.Reader, want image.Digest, apply applier) (res layer.Result, got image.Digest, err error) {
 	counted := &counter{r: in}
-	plain, err := layer.Decompress(ctx, counted, layer.DecompressOptions{Filter: r.u.Filter, Large: r.u.Large})
+	plain, err := layer.Decompress(ctx, counted, layer.DecompressOptions{Filter: u.Filter, Large: u.Large})
 	if err != nil {
 		return layer.Result{}, "", err
 	}
@@ -62,7 +80,7 @@ func (r *Run) pass(ctx context.Context, in io.Reader, want image.Digest, apply f
 	})
 	var readErr error
 	steps.Go(func() {
-		readErr = p.fill(plain, func(total int64) error { return r.bound(counted.n.Load(), total) })
+		readErr = p.fill(plain, func(total int64) error { return u.proportion(counted.n.Load(), total) })
 	})
 	res, err = apply(inner, p)
 	if err == nil {
@@ -101,12 +119,9 @@ func newHash(a digest.Algorithm) hash.Hash {
 	return sha256.New()
 }
 
-// bound stops a layer that is out of all proportion to its blob.
-func (r *Run) bound(packed, plain int64) error {
-	ratio := r.u.Ratio
-	if ratio == 0 {
-		ratio = defaultRatio
-	}
+// proportion stops a layer that is out of all proportion to its blob.
+func (u *Unpacker) proportion(packed, plain int64) error {
+	ratio := cmp.Or(u.Ratio, defaultRatio)
 	if plain > ratioFrom && plain/ratio > packed {
 		return fmt.Errorf("the layer is more than %d times as large as its %d bytes so far: %w", ratio, packed, errdefs.ErrResourceExhausted)
 	}
@@ -127,9 +142,9 @@ type chunk struct {
 type pipe struct {
 	ctx                context.Context
 	full, hashed, free chan *chunk
-	err                error // why full ended, once it is closed
-	now                *chunk
-	at                 int
+	err                error  // why full ended, once it is closed
+	now                *chunk // being read; nil: the next one of full
+	at                 int    // in now
 }
 
 // put gives a chunk back when both have read it.
@@ -139,8 +154,8 @@ func (p *pipe) put(c *chunk) {
 	}
 }
 
-// fill reads r to its end, piece by piece.
-func (p *pipe) fill(r io.Reader, bound func(total int64) error) (err error) {
+// fill reads r to its end, piece by piece, unless check objects to how much it is.
+func (p *pipe) fill(r io.Reader, check func(total int64) error) (err error) {
 	defer func() {
 		p.err = err
 		close(p.full)
@@ -166,7 +181,7 @@ func (p *pipe) fill(r io.Reader, bound func(total int64) error) (err error) {
 			return nil
 		}
 		if err == nil {
-			err = bound(total)
+			err = check(total)
 		}
 		if err != nil {
 			return err
@@ -204,26 +219,4 @@ func (c *counter) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
 	c.n.Add(int64(n))
 	return n, err
-}
-
-// fromStore unpacks a layer whose blob is stored, into the folder of j.
-func (r *Run) fromStore(ctx context.Context, d image.Descriptor, j *job, apply func(context.Context, io.Reader) (layer.Result, error)) (err error) {
-	blob, err := r.u.Content.Open(ctx, d.Digest)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, blob.Close()) }()
-	j.res, _, err = r.pass(ctx, io.NewSectionReader(blob, 0, blob.Size()), j.diffID, apply)
-	if err == nil {
-		r.measure(j)
-	}
-	return err
-}
-
-// measure notes what came of a layer, and tells what it lost.
-func (r *Run) measure(j *job) {
-	j.usage = snapshot.Usage{Size: j.res.Size, Inodes: j.res.Inodes}
-	for _, l := range j.res.Losses {
-		r.u.Progress.Send(progress.Event{Kind: progress.Warning, Digest: j.diffID.String(), What: "layer", Message: "unpacked without the " + l.String()})
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/unpack"
 )
 
@@ -139,6 +140,44 @@ func TestWaitCancelled(t *testing.T) {
 	must(t, r.Close(t.Context()))
 	// What the second published before it waited is nobody's.
 	a.nothing()
+}
+
+// An image that fails after the run has published does not bring back what was published: by then
+// others may have removed it.
+func TestFailAfterPublishing(t *testing.T) {
+	w := newWorld(t, "native")
+	layers := plain()
+	one, two := w.imageOf(layers[0]), w.imageOf(layers[0], layers[1])
+	chain := image.ChainIDs(two.DiffIDs)
+	lock, err := w.Snapshots.LockLayer(t.Context(), chain[1], false)
+	must(t, err)
+	r := w.Begin()
+	must(t, r.Add(t.Context(), one))
+	ctx, cancel := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() { // the run publishes before it waits for the lock
+		defer cancel()
+		for range time.Tick(time.Millisecond) {
+			if done, err := w.Done(t.Context(), one); done || err != nil {
+				return
+			}
+		}
+	})
+	within(t, patience, "a wait that was cancelled", func() {
+		if err := r.Add(ctx, two); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	})
+	watch.Wait()
+	rows, err := r.Rows()
+	must(t, err)
+	if len(rows.Snapshots)+len(rows.Layers) > 0 {
+		t.Errorf("rows that were published are there again: %+v", rows)
+	}
+	must(t, r.Close(t.Context()))
+	must(t, lock.Unlock())
+	w.looks(one, layers[0])
+	w.nothing()
 }
 
 // childVar has the store of the process that a test starts.

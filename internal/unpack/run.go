@@ -19,19 +19,27 @@ import (
 	"github.com/stowage/stowage/internal/snapshot"
 )
 
-// A Run is the unpacking of one transfer, whose hold keeps [Image.Digests]. Goroutines may share
-// it. Close ends it, whatever came of it.
+// A Run is the unpacking of one transfer, whose hold keeps [Image.Digests]. Close ends it, whatever
+// came of it.
+//
+// Goroutines may share [Run.Stream]: streams are begun, written and ended side by side, each by a
+// goroutine of its own. All else is for one goroutine, and only after the last stream was ended.
 //
 // It never waits for what another run unpacks while that one may wait for it: before it waits it
 // publishes what it has and gives up its locks.
 type Run struct {
 	u *Unpacker
 
-	mu    sync.Mutex
+	stacks []metadata.Snapshot // of the images that were added, parents first
+	at     map[string]int      // where in stacks a snapshot is, by its key
+	// Should the image that is being added fail, stacks goes back to so many, with those that were
+	// replaced as they were.
+	settled  int
+	replaced []metadata.Snapshot
+
+	mu    sync.Mutex            // for what streams and [Run.missing] do side by side
 	fresh map[image.Digest]*job // layers that this run unpacked and has not published, by diffID
 	jobs  []*job                // all that it has locks of
-	batch metadata.Unpacked     // not published: snapshots, parents first
-	done  map[image.Digest]bool // chainIDs in batch
 }
 
 // A job is a folder that this run fills, with the right to do so.
@@ -40,16 +48,25 @@ type job struct {
 	lock   *snapshot.LayerLock // nil: given up
 	folder *snapshot.Folder
 	res    layer.Result
-	usage  snapshot.Usage
 	used   bool // a stack has it, so it does not change any more
 	bound  bool // it was changed to fit one stack, or unpacked on it
 }
 
 // Begin starts a run.
 func (u *Unpacker) Begin() *Run {
-	r := &Run{u: u, fresh: map[image.Digest]*job{}, done: map[image.Digest]bool{}}
-	r.batch.Snapshotter = u.Snapshots.Name()
-	return r
+	return &Run{u: u, fresh: map[image.Digest]*job{}, at: map[string]int{}}
+}
+
+// gain adds a layer that was unpacked alone, or throws it away if the run has it from another blob.
+func (r *Run) gain(j *job) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fresh[j.diffID] != nil {
+		return j.drop()
+	}
+	r.warn(j)
+	r.fresh[j.diffID], r.jobs = j, append(r.jobs, j)
+	return nil
 }
 
 // driver of the snapshotter.
@@ -63,7 +80,7 @@ func (r *Run) Add(ctx context.Context, img Image) error {
 		return err
 	}
 	for {
-		before := slices.Clone(r.batch.Snapshots)
+		r.settled, r.replaced = len(r.stacks), nil
 		err := r.stack(ctx, img)
 		switch {
 		case err == nil:
@@ -71,10 +88,7 @@ func (r *Run) Add(ctx context.Context, img Image) error {
 		case errors.Is(err, errPublished):
 			continue
 		}
-		r.batch.Snapshots, r.done = before, map[image.Digest]bool{}
-		for _, row := range before {
-			r.done[image.Digest(row.Key)] = true
-		}
+		r.undo()
 		return err
 	}
 }
@@ -91,8 +105,7 @@ func (r *Run) Rows() (metadata.Unpacked, error) {
 
 // rows is Rows, with those layers for others to share that are worth it.
 func (r *Run) rows(ctx context.Context, share func(*job) bool) (metadata.Unpacked, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	batch := metadata.Unpacked{Snapshotter: r.u.Snapshots.Name(), Snapshots: r.stacks}
 	for _, d := range slices.Sorted(maps.Keys(r.fresh)) {
 		j := r.fresh[d]
 		if !share(j) {
@@ -103,14 +116,14 @@ func (r *Run) rows(ctx context.Context, share func(*job) bool) (metadata.Unpacke
 		switch {
 		case errdefs.IsNotFound(err):
 			row := metadata.UnpackedLayer{
-				DiffID: d, Folder: j.folder.Name, Size: j.usage.Size, Inodes: j.usage.Inodes, Losses: j.res.Losses,
+				DiffID: d, Folder: j.folder.Name, Size: j.res.Size, Inodes: j.res.Inodes, Losses: j.res.Losses,
 			}
 			if gone, err := r.u.Meta.UnpackedLayer(ctx, r.u.Snapshots.Name(), d); err == nil {
 				row.Mends = gone.Folder
 			} else if !errdefs.IsNotFound(err) {
 				return metadata.Unpacked{}, err
 			}
-			r.batch.Layers = append(r.batch.Layers, row)
+			batch.Layers = append(batch.Layers, row)
 		case err != nil:
 			return metadata.Unpacked{}, err
 		}
@@ -121,7 +134,7 @@ func (r *Run) rows(ctx context.Context, share func(*job) bool) (metadata.Unpacke
 			return metadata.Unpacked{}, err
 		}
 	}
-	return r.batch, nil
+	return batch, nil
 }
 
 // publish writes the rows of what there is so far, and gives up all locks. A layer that is likely
@@ -137,7 +150,6 @@ func (r *Run) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	r.mu.Lock()
 	var own []*job
 	r.jobs = slices.DeleteFunc(r.jobs, func(j *job) bool {
 		mine := !j.bound && !j.used && j.needy()
@@ -146,7 +158,6 @@ func (r *Run) publish(ctx context.Context) error {
 		}
 		return mine
 	})
-	r.mu.Unlock()
 	err = r.Close(ctx)
 	for _, j := range own {
 		err = errors.Join(err, j.unlock())
@@ -172,11 +183,10 @@ func (j *job) unlock() error {
 // Close gives up the locks, and removes the folders that no row names: all of them, if what
 // Rows gave was not applied. The run may be used again.
 func (r *Run) Close(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	jobs := r.jobs
-	r.jobs, r.fresh, r.done = nil, map[image.Digest]*job{}, map[image.Digest]bool{}
-	r.batch = metadata.Unpacked{Snapshotter: r.u.Snapshots.Name()}
+	r.jobs, r.fresh = nil, map[image.Digest]*job{}
+	r.stacks, r.at = nil, map[string]int{}
+	r.settled, r.replaced = 0, nil
 	if len(jobs) == 0 {
 		return nil
 	}
@@ -216,7 +226,7 @@ func (r *Run) missing(ctx context.Context, img Image) error {
 	var list, busy []want
 	for i := len(rows); i < len(img.Layers); i++ {
 		w := want{img.Layers[i], img.DiffIDs[i], i}
-		if r.stacked(chain[i]) == nil && !slices.ContainsFunc(list, func(other want) bool { return other.diffID == w.diffID }) {
+		if r.stacked(chain[i].String()) == nil && !slices.ContainsFunc(list, func(other want) bool { return other.diffID == w.diffID }) {
 			list = append(list, w)
 		}
 	}
@@ -264,16 +274,13 @@ func (r *Run) alone(ctx context.Context, d image.Descriptor, diffID image.Digest
 	if j == nil || err != nil {
 		return err
 	}
-	err = r.fromStore(ctx, d, j, func(ctx context.Context, in io.Reader) (layer.Result, error) {
-		return r.driver().Unpack(ctx, j.folder.Path, in, r.options())
+	j.res, err = r.u.fromStore(ctx, d, diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
+		return r.driver().Unpack(ctx, j.folder.Path, in, r.u.options())
 	})
 	if err != nil {
 		return &LayerError{d.Digest, errors.Join(err, j.drop())}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.fresh[diffID], r.jobs = j, append(r.jobs, j)
-	return nil
+	return r.gain(j)
 }
 
 // claim takes the right to unpack a layer, and a folder to do it in. It is nil when the layer is
@@ -325,9 +332,11 @@ func (r *Run) begin(ctx context.Context, name, diffID image.Digest, wait bool) (
 // drop throws a job away.
 func (j *job) drop() error { return errors.Join(j.folder.Discard(), j.unlock()) }
 
-// options for the driver.
-func (r *Run) options() layer.Options {
-	return layer.Options{Limits: r.u.Limits, ReportLosses: r.u.ReportLosses}
+// warn tells what a layer lost.
+func (r *Run) warn(j *job) {
+	for _, l := range j.res.Losses {
+		r.u.Progress.Send(progress.Event{Kind: progress.Warning, Digest: j.diffID.String(), What: "layer", Message: "unpacked without the " + l.String()})
+	}
 }
 
 // stack makes the layers of an image stand on one another, and adds a snapshot for each.
@@ -341,19 +350,16 @@ func (r *Run) stack(ctx context.Context, img Image) error {
 	parent := ""
 	for i, id := range chain {
 		row := metadata.Snapshot{Key: id.String(), Kind: snapshot.Committed, Parent: parent, DiffID: img.DiffIDs[i]}
-		switch {
-		case i < len(rows):
+		if i < len(rows) {
 			row = rows[i]
-		case r.stacked(id) != nil:
-			row = *r.stacked(id)
-		default:
-			if err := r.place(ctx, &row, img, chain[:i+1], below); err != nil {
-				return err
-			}
+		} else if mine := r.stacked(row.Key); mine != nil {
+			row = *mine
+		} else if err := r.place(ctx, &row, img, chain[:i+1], below); err != nil {
+			return err
 		}
 		if i == len(chain)-1 && !slices.Contains(row.Manifests, img.Manifest) {
 			row.Manifests = append(slices.Clone(row.Manifests), img.Manifest)
-			r.put(id, row)
+			r.put(row)
 		}
 		below = append(below, r.u.Snapshots.Path(row.Folder))
 		parent = row.Key
@@ -364,26 +370,34 @@ func (r *Run) stack(ctx context.Context, img Image) error {
 	return nil
 }
 
-// stacked finds the snapshot of a stack among those of this run.
-func (r *Run) stacked(id image.Digest) *metadata.Snapshot {
-	if r.done[id] {
-		for i := range r.batch.Snapshots {
-			if r.batch.Snapshots[i].Key == id.String() {
-				return &r.batch.Snapshots[i]
-			}
-		}
+// stacked finds a snapshot among those of this run.
+func (r *Run) stacked(key string) *metadata.Snapshot {
+	if i, ok := r.at[key]; ok {
+		return &r.stacks[i]
 	}
 	return nil
 }
 
-// put adds a snapshot to the batch, or replaces it there.
-func (r *Run) put(id image.Digest, row metadata.Snapshot) {
-	if old := r.stacked(id); old != nil {
+// put adds a snapshot to those of this run, or replaces it there.
+func (r *Run) put(row metadata.Snapshot) {
+	if old := r.stacked(row.Key); old != nil {
+		r.replaced = append(r.replaced, *old)
 		*old = row
 		return
 	}
-	r.done[id] = true
-	r.batch.Snapshots = append(r.batch.Snapshots, row)
+	r.at[row.Key] = len(r.stacks)
+	r.stacks = append(r.stacks, row)
+}
+
+// undo takes back what was put since the last image was added.
+func (r *Run) undo() {
+	for _, row := range slices.Backward(r.replaced) {
+		r.stacks[r.at[row.Key]] = row
+	}
+	for _, row := range r.stacks[r.settled:] {
+		delete(r.at, row.Key)
+	}
+	r.stacks = r.stacks[:r.settled]
 }
 
 // place finds or makes the folder of one layer of an image on the chain below, and adds its
@@ -410,7 +424,7 @@ func (r *Run) place(ctx context.Context, row *metadata.Snapshot, img Image, chai
 	case err != nil && !errdefs.IsNotFound(err):
 		return err
 	}
-	r.put(chain[i], *row)
+	r.put(*row)
 	return nil
 }
 
@@ -454,7 +468,7 @@ func passOver(err error) error {
 
 // describe fills in what a snapshot says of a folder.
 func (j *job) describe(row *metadata.Snapshot) {
-	row.Folder, row.Size, row.Inodes, row.Losses = j.folder.Name, j.usage.Size, j.usage.Inodes, j.res.Losses
+	row.Folder, row.Size, row.Inodes, row.Losses = j.folder.Name, j.res.Size, j.res.Inodes, j.res.Losses
 }
 
 // onChain unpacks a layer from the store on what is below it, as the topmost one of a chain.
@@ -462,14 +476,7 @@ func (r *Run) onChain(ctx context.Context, row *metadata.Snapshot, d image.Descr
 	id := chain[len(chain)-1]
 	j, err := r.begin(ctx, id, row.DiffID, false)
 	if errdefs.IsUnavailable(err) {
-		if err := r.publish(ctx); err != nil {
-			return err
-		}
-		if j, err = r.begin(ctx, id, row.DiffID, true); err == nil {
-			if err = j.drop(); err == nil {
-				err = errPublished
-			}
-		}
+		return r.await(ctx, id)
 	}
 	if err != nil {
 		return err
@@ -483,14 +490,31 @@ func (r *Run) onChain(ctx context.Context, row *metadata.Snapshot, d image.Descr
 		*row = there[len(there)-1]
 		return j.drop()
 	}
-	err = r.fromStore(ctx, d, j, func(ctx context.Context, in io.Reader) (layer.Result, error) {
-		return r.driver().UnpackOn(ctx, j.folder.Path, below, in, r.options())
+	j.res, err = r.u.fromStore(ctx, d, j.diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
+		return r.driver().UnpackOn(ctx, j.folder.Path, below, in, r.u.options())
 	})
 	if err != nil {
 		return errors.Join(err, j.drop())
 	}
+	r.warn(j)
 	j.bound = true
 	j.describe(row)
 	r.jobs = append(r.jobs, j)
 	return nil
+}
+
+// await publishes what there is and waits for whoever unpacks a layer on its chain. It answers
+// errPublished.
+func (r *Run) await(ctx context.Context, id image.Digest) error {
+	if err := r.publish(ctx); err != nil {
+		return err
+	}
+	lock, err := r.u.Snapshots.LockLayer(ctx, id, true)
+	if err == nil {
+		err = lock.Unlock()
+	}
+	if err != nil {
+		return err
+	}
+	return errPublished
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -15,15 +14,15 @@ import (
 // A Stream unpacks a layer from the bytes of its blob as they arrive. It has one writer, and
 // ends with Close or Abort.
 type Stream struct {
-	run    *Run
-	blob   image.Digest
-	job    *job
-	in     chan []byte
-	back   chan []byte   // pieces that have been read
-	failed chan struct{} // closed when nobody reads any more
-	wait   sync.WaitGroup
-	got    image.Digest
-	err    error
+	run   *Run
+	blob  image.Digest
+	job   *job
+	in    chan []byte   // closed at the end
+	cut   bool          // the end of in is not that of the blob
+	back  chan struct{} // the piece has been read
+	ended chan struct{} // closed when nobody reads any more, and got and err are set
+	got   image.Digest
+	err   error
 }
 
 // Stream begins to unpack the layer that blob is, whose bytes the caller is about to have. DiffID
@@ -35,7 +34,7 @@ func (r *Run) Stream(ctx context.Context, blob, diffID image.Digest) (*Stream, e
 	if !r.driver().Alone() {
 		return nil, nil
 	}
-	s := &Stream{run: r, blob: blob, in: make(chan []byte), back: make(chan []byte, 1), failed: make(chan struct{})}
+	s := &Stream{run: r, blob: blob, in: make(chan []byte), back: make(chan struct{}, 1), ended: make(chan struct{})}
 	var err error
 	if diffID == "" {
 		// Its own blob's digest keeps others from it well enough: what is found out to be
@@ -50,12 +49,12 @@ func (r *Run) Stream(ctx context.Context, blob, diffID image.Digest) (*Stream, e
 		}
 		return nil, err
 	}
-	s.wait.Go(func() {
-		defer close(s.failed)
-		s.job.res, s.got, s.err = r.pass(ctx, &pieceReader{s: s}, diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
-			return r.driver().Unpack(ctx, s.job.folder.Path, in, r.options())
+	go func() {
+		defer close(s.ended)
+		s.job.res, s.got, s.err = r.u.pass(ctx, &pieceReader{s: s}, diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
+			return r.driver().Unpack(ctx, s.job.folder.Path, in, r.u.options())
 		})
-	})
+	}()
 	return s, nil
 }
 
@@ -67,32 +66,22 @@ func (s *Stream) Write(p []byte) (int, error) {
 	}
 	select {
 	case s.in <- p:
-	case <-s.failed:
-		return 0, s.failure()
+	case <-s.ended:
+		return 0, &LayerError{s.blob, s.err}
 	}
 	select {
 	case <-s.back:
 		return len(p), nil
-	case <-s.failed:
-		// It may have read to its satisfaction just before it ended, and then it has ended
-		// too early.
-		return 0, s.failure()
+	case <-s.ended: // before the end of the bytes, so there is an error
+		return 0, &LayerError{s.blob, s.err}
 	}
-}
-
-func (s *Stream) failure() error {
-	s.wait.Wait()
-	if s.err == nil {
-		return &LayerError{s.blob, io.ErrUnexpectedEOF}
-	}
-	return &LayerError{s.blob, s.err}
 }
 
 // Close says that all bytes were handed on and are those of the blob, and waits for the end of
 // the unpacking. Afterwards the layer counts among those of the run.
 func (s *Stream) Close() error {
 	close(s.in)
-	s.wait.Wait()
+	<-s.ended
 	if s.err != nil {
 		return &LayerError{s.blob, errors.Join(s.err, s.job.drop())}
 	}
@@ -101,31 +90,21 @@ func (s *Stream) Close() error {
 
 // Abort throws away what was unpacked.
 func (s *Stream) Abort() error {
-	select {
-	case s.in <- nil: // the reader takes it for an end that came too early
-	case <-s.failed:
-	}
-	s.wait.Wait()
+	s.cut = true
+	close(s.in)
+	<-s.ended
 	return s.job.drop()
 }
 
-// take adds the layer of a stream to those of the run.
-// Two blobs may be one layer.
+// take adds the layer of a stream to those of the run, unless it came in another blob before.
 func (r *Run) take(s *Stream) error {
 	j := s.job
 	_, err := r.u.Snapshots.Layer(context.Background(), s.got)
-	if err != nil && !errdefs.IsNotFound(err) {
+	if !errdefs.IsNotFound(err) {
 		return errors.Join(err, j.drop())
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err == nil || r.fresh[s.got] != nil { // another blob of the same layer
-		return j.drop()
-	}
 	j.diffID = s.got
-	r.measure(j)
-	r.fresh[s.got], r.jobs = j, append(r.jobs, j)
-	return nil
+	return r.gain(j)
 }
 
 // A pieceReader reads what is written to a stream.
@@ -138,16 +117,16 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 {
 		piece, ok := <-r.s.in
 		if !ok {
+			if r.s.cut {
+				return 0, errEnded
+			}
 			return 0, io.EOF
-		}
-		if piece == nil {
-			return 0, errEnded
 		}
 		r.rest = piece
 	}
 	n := copy(p, r.rest)
 	if r.rest = r.rest[n:]; len(r.rest) == 0 {
-		r.s.back <- nil
+		r.s.back <- struct{}{}
 	}
 	return n, nil
 }

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,6 +168,47 @@ func TestStreamTwice(t *testing.T) {
 	}
 	w.looks(img, l, l)
 	w.nothing()
+}
+
+// Streams of one run go on side by side, also such as turn out to be one layer, and such as are
+// given up. The run has each layer once.
+func TestStreamsSideBySide(t *testing.T) {
+	for _, driver := range drivers[:2] {
+		w := newWorld(t, driver)
+		var layers [][]byte
+		for i := range 8 {
+			layers = append(layers, layerOf(file(fmt.Sprint(i), strings.Repeat("content", 1000))))
+		}
+		img := w.imageOf(layers...)
+		r := w.Begin()
+		var all sync.WaitGroup
+		for i, l := range layers {
+			for n, diffID := range []image.Digest{img.DiffIDs[i], "", "", ""} {
+				all.Go(func() {
+					s, err := r.Stream(t.Context(), digest.FromString(fmt.Sprint(i, n)), diffID)
+					if err == nil && s != nil { // nobody was quicker
+						if n == 3 {
+							_, err = s.Write(l[:1000])
+							err = errors.Join(err, s.Abort())
+						} else {
+							err = send(t, s, gzipped(l), 100)
+						}
+					}
+					if err != nil {
+						t.Errorf("layer %d: %v", i, err)
+					}
+				})
+			}
+		}
+		all.Wait()
+		if folders, _ := w.left(); len(folders) != len(layers) {
+			t.Errorf("%s: %d folders, want %d", driver, len(folders), len(layers))
+		}
+		must(t, r.Add(t.Context(), img))
+		w.keep(r)
+		w.looks(img, layers...)
+		w.nothing()
+	}
 }
 
 // A blob that is no layer, or not this one, leaves nothing: no folder, no lock, no row.
