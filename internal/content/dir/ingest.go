@@ -71,10 +71,12 @@ func (in *ingest) WriteAt(p []byte, off int64) (n int, err error) {
 	if err != nil {
 		return n, fmt.Errorf("write ingest %s: %w", in.key, err)
 	}
+	due := in.offset-in.saved >= checkpointEvery || !in.hasState
 	if in.offset == in.want.Size {
-		return n, nil // a commit comes next, or a Close, which keeps it
+		// A commit comes next, or a Close, which keeps it; but the commit may wait for other blobs.
+		due = in.offset-in.saved >= slight
 	}
-	if in.offset-in.saved >= checkpointEvery || !in.hasState {
+	if due {
 		vfs.Writeback(in.file, in.pushed, in.offset-in.pushed)
 		in.pushed = in.offset
 		in.checkpoint()

@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 // shared is the blob that the processes write.
 var shared = contenttest.Bytes(50, 40<<20)
 
-// play begins the shared blob, writes 35 MiB of it, says so, and does the rest when told to.
+// play begins the shared blob, writes 35 MiB of it (whole: all), says so, and does the rest when
+// told to.
 func play(role, root string) error {
 	disk, err := vfs.OS(root)
 	if err != nil {
@@ -54,7 +55,11 @@ func play(role, root string) error {
 	if err != nil {
 		return err
 	}
-	for off := 0; off < 35<<20; off += 1 << 20 {
+	end := 35 << 20
+	if role == "whole" {
+		end = len(shared)
+	}
+	for off := 0; off < end; off += 1 << 20 {
 		if _, err := in.WriteAt(shared[off:off+1<<20], int64(off)); err != nil {
 			return err
 		}
@@ -72,7 +77,7 @@ func play(role, root string) error {
 	return s.Commit(ctx, in)
 }
 
-// A process is a second one, which has written 35 MiB.
+// A process is a second one, which has written what [play] does at first.
 type process struct {
 	*exec.Cmd
 	stdin io.Closer
@@ -131,6 +136,22 @@ func TestKilledWriterIsResumed(t *testing.T) {
 			t.Error("the partial file was read")
 		}
 	}
+	readable(t, s, shared)
+}
+
+// A blob that is whole may wait long for a commit together with others.
+func TestKilledWholeIsKept(t *testing.T) {
+	root := t.TempDir()
+	p := start(t, "whole", root)
+	must(t, p.Process.Kill())
+	_ = p.Wait() // it was killed, and says so
+	s := open(t, openOS(t, root))
+	in, err := s.Begin(t.Context(), "k", wantOf(shared))
+	must(t, err)
+	if in.Offset() != int64(len(shared)) {
+		t.Errorf("after kill -9: got %d bytes, want %d", in.Offset(), len(shared))
+	}
+	must(t, s.Commit(t.Context(), in))
 	readable(t, s, shared)
 }
 
