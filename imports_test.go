@@ -47,7 +47,7 @@ var allowed = map[string]string{
 	"doctor":   "par progress ref image content metadata",
 
 	// Faces, door and command. Only commands draw and read flags.
-	"config":  "image",
+	"config":  "image registry",
 	"stowage": "vfs par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
 	"cmd":     "stowage config progress",
 

@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
 // DefaultFile is read when no other is named; it need not be there.
@@ -31,6 +33,8 @@ type Config struct {
 	Sync string `toml:"sync"`
 	// HostsDirs hold the folders with each registry's hosts.toml, the first hit counts.
 	HostsDirs []string `toml:"hosts_dirs"`
+	// Registry is the section that containerd's config.toml has too. Its config_path is in HostsDirs.
+	Registry hosts.Tables `toml:"-"`
 	// MaxConcurrent is how many blobs are moved at once; 0: 4.
 	MaxConcurrent int `toml:"max_concurrent"`
 
@@ -53,7 +57,8 @@ type Unpack struct {
 }
 
 // Load reads file, or [DefaultFile] when it is empty, and then the environment, which has the
-// last word. getenv and uid are those of the process.
+// last word. The file may be containerd's, of which only the registry section is taken. getenv and
+// uid are those of the process.
 func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	c := &Config{Namespace: "default", Sync: "full"}
 	if file == "" {
@@ -66,8 +71,8 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	b, err := os.ReadFile(file)
 	switch {
 	case err == nil:
-		if err := c.parse(b); err != nil {
-			return nil, fmt.Errorf("read %s: %w", file, err)
+		if err := c.parse(file, b); err != nil {
+			return nil, fmt.Errorf("read configuration: %w", err)
 		}
 	case named || !errors.Is(err, fs.ErrNotExist):
 		return nil, err
@@ -102,23 +107,47 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	return c, nil
 }
 
-func (c *Config) parse(b []byte) error {
+// parse reads the bytes of a file, whose name is for what is relative to it and for errors.
+func (c *Config) parse(file string, b []byte) error {
 	if len(b) > maxFile {
-		return fmt.Errorf("%d bytes where at most %d are read: %w", len(b), maxFile, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s: %d bytes where at most %d are read: %w", file, len(b), maxFile, errdefs.ErrInvalidArgument)
 	}
+	tables, containerds, err := hosts.ReadConfig(file, b)
+	if err != nil {
+		return err
+	}
+	c.Registry = tables
+	if !containerds {
+		if err := c.decode(file, b); err != nil {
+			return err
+		}
+	}
+	if len(tables.Dirs) > 0 {
+		c.HostsDirs = tables.Dirs
+	}
+	return nil
+}
+
+// decode reads what is stowage's own. The registry section is not: it was read before.
+func (c *Config) decode(file string, b []byte) error {
+	own := struct {
+		*Config
+		Registry any `toml:"registry"`
+		Plugins  any `toml:"plugins"`
+	}{Config: c}
 	d := toml.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	err := d.Decode(c)
+	err := d.Decode(&own)
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) && len(strict.Errors) > 0 {
 		e := strict.Errors[0]
 		line, _ := e.Position()
-		return fmt.Errorf("line %d: unknown key %s: %w", line, strings.Join(e.Key(), "."), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s:%d: unknown key %s: %w", file, line, strings.Join(e.Key(), "."), errdefs.ErrInvalidArgument)
 	}
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {
 		line, _ := syntax.Position()
-		return fmt.Errorf("line %d: %s: %w", line, strings.TrimPrefix(syntax.Error(), "toml: "), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s:%d: %s: %w", file, line, strings.TrimPrefix(syntax.Error(), "toml: "), errdefs.ErrInvalidArgument)
 	}
 	return err
 }

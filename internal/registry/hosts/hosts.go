@@ -2,17 +2,15 @@
 // be spoken to.
 //
 // It reads the folders that containerd and docker users have: <dir>/<registry>/hosts.toml, and
-// the certificates that docker lays out there. What is configured wrongly is an error that names the
-// file, the line and the reason; it is never passed over. The package reads files and opens no
-// connection.
+// the certificates that docker lays out there; and the registry section of config.toml. What is
+// configured wrongly is an error that names the file, the line and the reason; it is never passed over.
+// doc/registries.md says what may stand in the files. The package reads them and opens no connection.
 package hosts
 
 import (
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"strings"
 	"time"
 )
 
@@ -50,53 +48,80 @@ type Host struct {
 	SkipVerify   bool      // believe any certificate
 	Header       http.Header
 	DialTimeout  time.Duration
+	Proxy        *url.URL  // what it is reached through: empty: nothing; nil: what the environment says
+	Rewrite      []Rewrite // see [Host.Repo]
+	Auth         *Auth     // what a file says to log in with; nil: nothing
 
 	Why string // it is asked, and at this place: for people
 
-	// explicitTLS is set when something was said about certificates.
-	explicitTLS bool
+	explicitTLS  bool   // something was said about certificates
+	final        bool   // what it may be asked for is asked of none after it
+	passwordFile string // where the password of Auth is
 }
 
 // Options tunes [Load].
 type Options struct {
 	Dirs      []string // folders with one folder a registry; the first that has one counts
+	Tables    Tables   // what config.toml says; its mirrors come before Dirs
 	PlainHTTP bool     // the registry itself is spoken to without TLS
 }
 
 // A Plan says how a registry is reached.
 type Plan struct {
 	Registry string // as it stands in references: docker.io, host:port
-	Source   string // the file that says so; empty: none does
+	Source   string // the file or folder that says so; empty: none does
+	Looked   []Look // where that was looked for, in order; the last may be Source
 	Hosts    []Host // in the order in which they are to be asked
 }
 
-// Load finds out how a registry is reached.
+// A Look is a place where something could have been said of a registry.
+type Look struct{ Path, Found string }
+
+// Load finds out how a registry is reached. The plan's Looked is filled in even with an error.
 func Load(registry string, o Options) (Plan, error) {
 	plan := Plan{Registry: registry}
-	dir, err := find(o.Dirs, registry)
-	if err != nil {
-		return plan, err
-	}
-	plan.Source = dir
-	plan.Hosts, err = load(dir, registry, o)
-	return plan, err
-}
-
-func load(dir, registry string, o Options) (_ []Host, err error) {
-	var list []Host
-	if dir != "" {
-		if list, err = read(dir); err != nil {
-			return nil, err
+	list, source, ok := o.Tables.mirrors(registry)
+	if ok {
+		plan.Source = source
+		plan.Looked = append(plan.Looked, Look{source, "mirrors"})
+	} else {
+		if o.Tables.Mirrors != nil {
+			plan.Looked = append(plan.Looked, Look{o.Tables.file, "no mirrors of it"})
+		}
+		dir, looked, err := find(o.Dirs, registry)
+		plan.Looked = append(plan.Looked, looked...)
+		if err != nil {
+			return plan, err
+		}
+		if dir != "" {
+			if list, plan.Source, err = read(dir); err != nil {
+				return plan, err
+			}
+			found := "hosts"
+			switch {
+			case plan.Source != dir:
+			case list[0].explicitTLS:
+				found = "certificates"
+			default:
+				found = "neither hosts.toml nor certificates"
+			}
+			plan.Looked = append(plan.Looked, Look{plan.Source, found})
 		}
 	}
 	if len(list) == 0 {
-		list = []Host{{}}
+		list = []Host{{Why: "the registry itself, as nothing says otherwise"}}
 	}
-	if last := &list[len(list)-1]; last.URL.Host == "" {
-		last.upstream(registry, o.PlainHTTP)
-	}
+	plan.Hosts = settle(list, registry, o)
+	return plan, nil
+}
+
+// settle fills in what files leave open.
+func settle(list []Host, registry string, o Options) []Host {
 	for i := range list {
 		h := &list[i]
+		if h.URL.Host == "" {
+			h.upstream(registry, o)
+		}
 		if h.DialTimeout == 0 {
 			h.DialTimeout = DefaultDialTimeout
 		}
@@ -104,21 +129,39 @@ func load(dir, registry string, o Options) (_ []Host, err error) {
 		if h.URL.Scheme == "http" && h.explicitTLS && h.URL.Port() != "80" {
 			h.URL.Scheme, h.OtherScheme = "https", "http"
 		}
+		o.Tables.complete(h)
 	}
-	return list, nil
+	var able []Host
+	var taken Capabilities
+	for _, h := range list {
+		h.Capabilities &^= taken
+		if h.final {
+			taken |= h.Capabilities
+		}
+		if h.Capabilities != 0 {
+			able = append(able, h)
+		}
+	}
+	return able
 }
 
-// upstream makes h the registry itself. What the file says of certificates stays.
-func (h *Host) upstream(registry string, plain bool) {
+// dockerHub is the server behind docker.io.
+const dockerHub = "registry-1.docker.io"
+
+// upstream makes h the registry itself. What is said of certificates stays.
+func (h *Host) upstream(registry string, o Options) {
 	h.URL = url.URL{Scheme: "https", Host: registry, Path: "/v2"}
 	h.Capabilities = all
 	_, port, _ := net.SplitHostPort(registry)
+	if registry == "docker.io" {
+		h.URL.Host = dockerHub
+	}
+	o.Tables.complete(h)
 	switch {
 	case registry == "docker.io":
-		h.URL.Host = "registry-1.docker.io"
-	case plain:
+	case o.PlainHTTP:
 		h.URL.Scheme = "http"
-	case Loopback(registry):
+	case loopback(registry):
 		if port != "" && port != "443" {
 			h.URL.Scheme = "http"
 		}
@@ -131,16 +174,11 @@ func (h *Host) upstream(registry string, plain bool) {
 	}
 }
 
-// Loopback tells whether a registry is on this machine.
-func Loopback(registry string) bool {
+// loopback tells whether a registry is on this machine.
+func loopback(registry string) bool {
 	name := registry
 	if host, _, err := net.SplitHostPort(registry); err == nil {
 		name = host
 	}
-	name = strings.Trim(name, "[]")
-	if name == "localhost" {
-		return true
-	}
-	addr, err := netip.ParseAddr(name)
-	return err == nil && addr.Unmap().IsLoopback()
+	return name == "localhost" || net.ParseIP(name).IsLoopback()
 }

@@ -1,11 +1,14 @@
 package hosts_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stowage/stowage/internal/registry/hosts"
@@ -110,7 +113,6 @@ func TestLoadTLS(t *testing.T) {
 		"a.example/ca.crt":          "",
 		"a.example/me.cert":         "",
 		"a.example/me.key":          "",
-		"b.example/me.cert":         "",
 		"c.example/hosts.toml":      "[host.\"http://m.example:5000\"]\nskip_verify = true\n[host.\"http://n.example:80\"]\nskip_verify = true\n",
 		"localhost:5000/ca.crt":     "",
 		"d.example/hosts.toml":      "ca = \"x.pem\"\ncapabilities = [\"pull\"]",
@@ -163,12 +165,180 @@ func TestLoadTLS(t *testing.T) {
 	}
 
 	for registry, want := range map[string]string{
-		"b.example":      "the key for me.cert",
 		"file.example":   "is not a folder",
 		"broken.example": filepath.Join(root, "broken.example/hosts.toml") + `:1: unknown key sever`,
 	} {
 		if _, err := load(registry); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", registry, err, want)
+		}
+	}
+}
+
+// A host that nobody is to stand in for leaves those after it what it may not be asked for.
+func TestLoadFallback(t *testing.T) {
+	root := write(t, map[string]string{
+		"a.example/hosts.toml": "[host.\"m.example\"]\ncapabilities = [\"pull\", \"resolve\"]\nfallback = false\n[host.\"n.example\"]\ncapabilities = [\"pull\"]\n",
+		"b.example/hosts.toml": "[host.\"m.example\"]\nfallback = false\n",
+		"c.example/hosts.toml": "fallback = false\n[host.\"m.example\"]\n[host.\"n.example\"]\nfallback = true\n",
+	})
+	for registry, want := range map[string][]brief{
+		"a.example": {{URL: "https://m.example/v2", Capabilities: hosts.Pull | hosts.Resolve}, {URL: "https://a.example/v2", Capabilities: hosts.Push | hosts.Referrers}},
+		"b.example": {{URL: "https://m.example/v2", Capabilities: everything}},
+		"c.example": {{URL: "https://m.example/v2", Capabilities: everything}, {URL: "https://n.example/v2", Capabilities: everything}},
+	} {
+		plan, err := hosts.Load(registry, hosts.Options{Dirs: []string{root}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := briefs(plan.Hosts)
+		for i := range got {
+			got[i].DialTimeout = 0
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", registry, diff)
+		}
+	}
+}
+
+func TestRepo(t *testing.T) {
+	list, err := hosts.Parse("/d/hosts.toml", []byte(`
+[host."https://m.example".rewrite]
+"^library/(.*)" = "hub/$1"
+"^(.*)/alpine$" = "second/$1"
+"^same$" = "same"
+"^sa" = "third/sa"
+"^bad" = "../bad"
+"^tag" = "a:tag"
+"^upper" = "UPPER"
+"^all.*" = ""
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for repo, want := range map[string]string{
+		"library/alpine": "hub/alpine", // the second would change it too
+		"x/alpine":       "second/x",
+		"same":           "third/same",
+		"other":          "other",
+	} {
+		if got, err := list[0].Repo(repo); err != nil || got != want {
+			t.Errorf("%s: got %s, %v, want %s", repo, got, err, want)
+		}
+		if got, err := list[1].Repo(repo); err != nil || got != repo {
+			t.Errorf("%s at the registry itself: got %s, %v", repo, got, err)
+		}
+	}
+	for _, repo := range []string{"bad", "tag", "upper", "all"} {
+		if got, err := list[0].Repo(repo); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: got %q, %v, want invalid argument", repo, got, err)
+		}
+	}
+}
+
+func TestLoadPassword(t *testing.T) {
+	const auth = "[host.\"m.example\"]\nusername = \"me\"\npassword_file = \"../pass\"\n"
+	for _, tc := range []struct{ name, pass, want, err string }{
+		{name: "a line", pass: "secret\n", want: "secret"},
+		{name: "a line of DOS", pass: "secret\r\n", want: "secret"},
+		{name: "no line", pass: " secret ", want: " secret "},
+		{name: "one end of a line only", pass: "secret\n\n", want: "secret\n"},
+		{name: "nothing", pass: "\n", err: "has no password"},
+		{name: "much", pass: strings.Repeat("secret", 20000), err: "more than 65536 bytes"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			root := write(t, map[string]string{"r.example/hosts.toml": auth, "pass": tc.pass})
+			file := filepath.Join(root, "r.example/hosts.toml")
+			plan, err := hosts.Load("r.example", hosts.Options{Dirs: []string{root}})
+			if tc.err != "" {
+				if !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), file+":2: ") || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), "secret") {
+					t.Errorf("got %v, want invalid argument with %s:2, %s", err, file, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &hosts.Auth{Username: "me", Password: tc.want, Source: file + ":2"}
+			if diff := cmp.Diff(want, plan.Hosts[0].Auth); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if plan.Hosts[1].Auth != nil {
+				t.Error("the registry itself has got the mirror's password")
+			}
+		})
+	}
+	root := write(t, map[string]string{"r.example/hosts.toml": auth})
+	if _, err := hosts.Load("r.example", hosts.Options{Dirs: []string{root}}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "hosts.toml:2: password_file: open "+filepath.Join(root, "pass")) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// What a plan tells people.
+func TestLoadTells(t *testing.T) {
+	one := t.TempDir()
+	root := write(t, map[string]string{
+		"a.example:5000/hosts.toml": "server = \"up.example\"\n\n[host.\"m.example\"]\n[host.\"n.example\"]\n",
+		"b.example/hosts.toml":      "[host.\"m.example\"]\n",
+		"c.example/ca.crt":          "",
+		"e.example/hosts.toml":      "",
+	})
+	in := func(name string) string { return filepath.Join(root, name) }
+	for registry, want := range map[string]hosts.Plan{
+		"a.example:5000": {
+			Source: in("a.example:5000/hosts.toml"),
+			Looked: []hosts.Look{
+				{Path: filepath.Join(one, "a.example_5000_"), Found: "not there"},
+				{Path: filepath.Join(one, "a.example:5000"), Found: "not there"},
+				{Path: filepath.Join(one, "_default"), Found: "not there"},
+				{Path: in("a.example_5000_"), Found: "not there"},
+				{Path: in("a.example:5000/hosts.toml"), Found: "hosts"},
+			},
+			Hosts: []hosts.Host{
+				{Why: "host at " + in("a.example:5000/hosts.toml") + ":3"},
+				{Why: "host at " + in("a.example:5000/hosts.toml") + ":4"},
+				{Why: "server at " + in("a.example:5000/hosts.toml") + ":1"},
+			},
+		},
+		"b.example": {
+			Source: in("b.example/hosts.toml"),
+			Hosts: []hosts.Host{
+				{Why: "host at " + in("b.example/hosts.toml") + ":1"},
+				{Why: "the registry itself, as " + in("b.example/hosts.toml") + " names no server"},
+			},
+		},
+		"c.example": {
+			Source: in("c.example"),
+			Looked: []hosts.Look{
+				{Path: filepath.Join(one, "c.example"), Found: "not there"},
+				{Path: filepath.Join(one, "_default"), Found: "not there"},
+				{Path: in("c.example"), Found: "certificates"},
+			},
+			Hosts: []hosts.Host{{Why: "the registry itself, as " + in("c.example") + " names no server"}},
+		},
+		"e.example": {
+			Source: in("e.example"),
+			Looked: []hosts.Look{
+				{Path: filepath.Join(one, "e.example"), Found: "not there"},
+				{Path: filepath.Join(one, "_default"), Found: "not there"},
+				{Path: in("e.example"), Found: "neither hosts.toml nor certificates"},
+			},
+			Hosts: []hosts.Host{{Why: "the registry itself, as " + in("e.example") + " names no server"}},
+		},
+		"d.example": {Hosts: []hosts.Host{{Why: "the registry itself, as nothing says otherwise"}}},
+	} {
+		plan, err := hosts.Load(registry, hosts.Options{Dirs: []string{one, root}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := hosts.Plan{Source: plan.Source}
+		if want.Looked != nil {
+			got.Looked = plan.Looked
+		}
+		for _, h := range plan.Hosts {
+			got.Hosts = append(got.Hosts, hosts.Host{Why: h.Why})
+		}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(hosts.Host{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", registry, diff)
 		}
 	}
 }

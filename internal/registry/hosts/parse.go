@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,12 +24,7 @@ type ParseError struct {
 	Reason string
 }
 
-func (e *ParseError) Error() string {
-	if e.Line == 0 {
-		return fmt.Sprintf("%s: %s", e.File, e.Reason)
-	}
-	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Reason)
-}
+func (e *ParseError) Error() string { return place(e.File, e.Line) + ": " + e.Reason }
 
 // Unwrap makes a ParseError an [errdefs.ErrInvalidArgument].
 func (e *ParseError) Unwrap() error { return errdefs.ErrInvalidArgument }
@@ -41,6 +38,13 @@ type hostTable struct {
 	Header       map[string]any `toml:"header"` // to a string, or a list of them
 	OverridePath bool           `toml:"override_path"`
 	DialTimeout  string         `toml:"dial_timeout"`
+
+	// What containerd does not know.
+	Fallback     *bool             `toml:"fallback"`
+	Rewrite      map[string]string `toml:"rewrite"` // regular expression to replacement
+	Proxy        string            `toml:"proxy"`
+	Username     string            `toml:"username"`
+	PasswordFile string            `toml:"password_file"`
 }
 
 // hostsFile is a whole file: what it says at the top is said of the server, which comes last.
@@ -50,8 +54,15 @@ type hostsFile struct {
 	Host   map[string]hostTable `toml:"host"`
 }
 
+// maxHosts and maxRules bound what is asked in turn for one thing.
+const (
+	maxHosts = 64 // of a registry
+	maxRules = 64 // rewrites of a host
+)
+
 // Parse reads a hosts.toml. Relative paths in it are relative to its folder. The last host has an
-// empty URL when the file names no server. Errors are *[ParseError].
+// empty URL when it is the registry itself. Passwords are left in their files. Errors are
+// *[ParseError].
 func Parse(file string, b []byte) ([]Host, error) {
 	p := parser{file: file, dir: filepath.Dir(file)}
 	if len(b) > maxFile {
@@ -64,17 +75,41 @@ func Parse(file string, b []byte) ([]Host, error) {
 		return nil, p.syntax(err)
 	}
 	p.outline = readOutline(b)
+	names, err := ordered(&p, f.Host, "host")
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > maxHosts {
+		return nil, p.fail([]string{"host", names[maxHosts]}, "more than %d hosts", maxHosts)
+	}
 	var list []Host
-	for _, name := range p.outline.hosts {
-		h, err := p.host(name, f.Host[name], "host", name)
+	for _, name := range names {
+		at := []string{"host", name}
+		if !p.outline.headed[id(at)] {
+			return nil, p.fail(at, "host %s has no header of its own, [host.%q]: containerd would pass it over", shown(name), shown(name))
+		}
+		h, err := p.host(name, f.Host[name], at...)
 		if err != nil {
 			return nil, err
 		}
+		h.Why = "host at " + p.at(at)
 		list = append(list, h)
 	}
 	server, err := p.host(f.Server, f.hostTable)
 	if err != nil {
 		return nil, err
+	}
+	switch {
+	case server.final && f.Server != "":
+		return nil, p.fail([]string{"fallback"}, "fallback = false, and yet there is a server to fall back to")
+	case server.final && len(list) == 0:
+		return nil, p.fail([]string{"fallback"}, "fallback = false leaves no host to ask")
+	case server.final:
+		return list, nil
+	case f.Server != "":
+		server.Why = "server at " + p.at([]string{"server"})
+	default:
+		server.Why = "the registry itself, as " + file + " names no server"
 	}
 	return append(list, server), nil
 }
@@ -85,9 +120,41 @@ type parser struct {
 	outline   outline
 }
 
+// at is the place of a key, for people.
+func (p *parser) at(key []string) string { return place(p.file, p.outline.line(key)) }
+
+func place(file string, line int) string {
+	if line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
+}
+
 // fail reports what is wrong at a key.
 func (p *parser) fail(key []string, format string, args ...any) error {
 	return &ParseError{File: p.file, Line: p.outline.line(key), Reason: fmt.Sprintf(format, args...)}
+}
+
+// ordered lists the keys of a table in the order of the file.
+func ordered[T any](p *parser, table map[string]T, at ...string) ([]string, error) {
+	names := p.outline.beneath[id(at)]
+	if len(names) != len(table) {
+		// The decoder takes upper case for lower case, and containerd does so only for some keys.
+		return nil, p.fail(at, "%s is not written in lower case", at[len(at)-1])
+	}
+	return names, nil
+}
+
+// shown is text of a file without the password that a URL in it may have.
+func shown(s string) string {
+	i := strings.LastIndexByte(s, '@')
+	if i < 0 {
+		return s
+	}
+	if scheme := strings.Index(s[:i], "://"); scheme >= 0 {
+		return s[:scheme+3] + s[i+1:]
+	}
+	return s[i+1:]
 }
 
 // syntax puts an error of the decoder into our words.
@@ -96,7 +163,7 @@ func (p *parser) syntax(err error) error {
 	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
 		e := unknown.Errors[0]
 		line, _ := e.Position()
-		return &ParseError{p.file, line, "unknown key " + strings.Join(e.Key(), ".")}
+		return &ParseError{p.file, line, "unknown key " + shown(strings.Join(e.Key(), "."))}
 	}
 	var bad *toml.DecodeError
 	if errors.As(err, &bad) {
@@ -131,15 +198,8 @@ func (p *parser) host(server string, t hostTable, at ...string) (Host, error) {
 	if h.Client, err = p.pairs(t.Client); err != nil {
 		return Host{}, p.fail(key("client"), "client is %v", err)
 	}
-	for name, value := range t.Header {
-		list, err := texts(value)
-		if err != nil {
-			return Host{}, p.fail(append(key("header"), name), "header %s is %v", name, err)
-		}
-		if h.Header == nil {
-			h.Header = http.Header{}
-		}
-		h.Header[http.CanonicalHeaderKey(name)] = append(h.Header[http.CanonicalHeaderKey(name)], list...)
+	if h.Header, err = p.header(t.Header, key("header")); err != nil {
+		return Host{}, err
 	}
 	if t.DialTimeout != "" {
 		h.DialTimeout, err = time.ParseDuration(t.DialTimeout)
@@ -147,23 +207,106 @@ func (p *parser) host(server string, t hostTable, at ...string) (Host, error) {
 			return Host{}, p.fail(key("dial_timeout"), "dial_timeout is %q, and not a duration like 5s", t.DialTimeout)
 		}
 	}
+	if h.Proxy, err = proxy(t.Proxy); err != nil {
+		return Host{}, p.fail(key("proxy"), "%v", err)
+	}
+	if h.Rewrite, err = p.rewrites(t.Rewrite, key("rewrite")); err != nil {
+		return Host{}, err
+	}
+	switch {
+	case (t.Username == "") != (t.PasswordFile == ""):
+		return Host{}, p.fail(at, "username and password_file need each other")
+	case t.Username != "":
+		h.Auth = &Auth{Username: t.Username, Source: p.at(key("username"))}
+		h.passwordFile = p.abs(t.PasswordFile)
+	}
 	h.SkipVerify = t.SkipVerify != nil && *t.SkipVerify
 	h.explicitTLS = h.CA != nil || h.Client != nil || t.SkipVerify != nil
+	h.final = t.Fallback != nil && !*t.Fallback
 	return h, nil
 }
 
-// serverURL reads the URL of a host. Without a scheme it is https; to its path /v2 is added,
+// header reads a table of headers.
+func (p *parser) header(table map[string]any, at []string) (http.Header, error) {
+	if len(table) == 0 {
+		return nil, nil
+	}
+	names, err := ordered(p, table, at...)
+	if err != nil {
+		return nil, err
+	}
+	header := http.Header{}
+	for _, name := range names {
+		list, err := texts(table[name])
+		if err != nil {
+			return nil, p.fail(append(at, name), "header %s is %v", name, err)
+		}
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(tokens, r) }) {
+			return nil, p.fail(append(at, name), "%q is no name of a header", name)
+		}
+		for _, value := range list {
+			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				return nil, p.fail(append(at, name), "header %s has a control character in it", name)
+			}
+			header.Add(name, value)
+		}
+	}
+	return header, nil
+}
+
+// tokens are the characters of a header's name (RFC 9110, section 5.6.2).
+const tokens = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+// rewrites reads a table of rules for repositories.
+func (p *parser) rewrites(table map[string]string, at []string) ([]Rewrite, error) {
+	if len(table) == 0 {
+		return nil, nil
+	}
+	patterns, err := ordered(p, table, at...)
+	if err != nil {
+		return nil, err
+	}
+	if len(patterns) > maxRules {
+		return nil, p.fail(append(at, patterns[maxRules]), "more than %d rules", maxRules)
+	}
+	var rules []Rewrite
+	for _, pattern := range patterns {
+		re, err := regexp.Compile(pattern)
+		if err != nil {
+			return nil, p.fail(append(at, pattern), "rewrite: %v", err)
+		}
+		rules = append(rules, Rewrite{Pattern: re, Replacement: table[pattern]})
+	}
+	return rules, nil
+}
+
+// proxy reads what a host is reached through.
+func proxy(s string) (*url.URL, error) {
+	switch s {
+	case "":
+		return nil, nil
+	case "direct":
+		return &url.URL{}, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme) {
+		return nil, fmt.Errorf("proxy is %q, and neither direct nor a URL of http, https or socks5", shown(s))
+	}
+	return u, nil
+}
+
+// serverURL reads the URL of a host. What does not begin as one is https; to its path /v2 is added,
 // unless it ends so or override says that it is whole.
 func serverURL(server string, override bool) (url.URL, error) {
-	if !strings.HasPrefix(server, "http://") && !strings.HasPrefix(server, "https://") {
+	if !strings.HasPrefix(server, "http") { // not even as the name of a host: so does containerd
 		if strings.Contains(server, "://") {
-			return url.URL{}, fmt.Errorf("%q is neither http nor https", server)
+			return url.URL{}, fmt.Errorf("%q is neither http nor https", shown(server))
 		}
 		server = "https://" + server
 	}
 	u, err := url.Parse(server)
-	if err != nil || u.Hostname() == "" {
-		return url.URL{}, fmt.Errorf("%q is not a URL", server)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return url.URL{}, fmt.Errorf("%q is not a URL of http or https", shown(server))
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return url.URL{}, fmt.Errorf("the URL of %s has more than scheme, host and path", u.Host)
