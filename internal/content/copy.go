@@ -2,7 +2,6 @@ package content
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -101,7 +100,7 @@ func readChunk(ctx context.Context, r Reader, p []byte, off int64) ([]byte, erro
 		return nil, err
 	}
 	n, err := r.ReadAt(p, off)
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF { // one that wraps it is a failure, as that of a lost connection
 		err = nil
 	}
 	return p[:n], err

@@ -16,7 +16,7 @@ func TestParseConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := FormatPlatform(c.Platform); got != "linux/arm64" {
+	if got := FormatPlatform(c.Platform); got != "linux(+x)/arm64" {
 		t.Errorf("got platform %s", got)
 	}
 	if want := []Digest{hexes("1"), hexes("2")}; !slices.Equal(c.DiffIDs, want) {

@@ -26,8 +26,9 @@ func ParsePlatform(s string) (Platform, error) {
 }
 
 // FormatPlatform writes p as [ParsePlatform] reads it, in one normal form: linux/amd64,
-// linux/arm/v7, linux/arm64, windows(10.0.17763.1)/amd64. A platform with no OS is "unknown".
-// Whatever an index says, the result is one line of printable characters.
+// linux/arm/v7, linux/arm64, windows(10.0.17763.1)/amd64, with features of the system
+// linux(+x)/arm64. A platform with no OS is "unknown". Whatever an index says, the result is one
+// line of printable characters.
 func FormatPlatform(p Platform) string {
 	if p.OS == "" {
 		return "unknown"

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -17,9 +15,15 @@ import (
 )
 
 // Blob reads the bytes of d from offset on. When a connection breaks or stalls, the reader goes on
-// at the byte where it was, at the same host or the next; onFault, if not nil, is told why. It gives
-// up when five tries in a row at every host brought no byte. The bytes are not checked against
-// the digest. ctx holds for all reading; the caller closes the reader, which is for one goroutine.
+// at the byte where it was, at the same host or the next; onFault, if not nil, is told why, by
+// one goroutine at a time. It gives up when five tries in a row at every host brought no byte.
+// Much is read over several connections, where that is faster: see [parts].
+//
+// The bytes are not checked against the digest. Whoever finds them wrong calls the reader's
+// Blame(error) (error, bool): it tells which host is blamed, and whether another call of Blob would ask
+// others, because the blamed are not asked for that digest again.
+//
+// ctx holds for all reading; the caller closes the reader, which is for one goroutine.
 //
 // Errors, also from reading: those of [Client.Resolve]; [errdefs.ErrDataLoss] when a host has more
 // bytes than d says; [errdefs.ErrOutOfRange] when offset is not within d, or hosts have fewer bytes.
@@ -40,13 +44,17 @@ func (c *Client) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, 
 	if onFault == nil {
 		onFault = func(error) {}
 	}
+	origin := &origin{c: c, d: d, all: list}
 	b := &blob{
-		ctx: ctx, repo: r.Repository(), d: d, offset: offset, onFault: onFault,
-		turns: newRotation(list, c.o.Backoff), enough: int64(minRate * 2 * c.o.Stall.Seconds()),
+		ctx: ctx, repo: r.Repository(), d: d, offset: offset, end: d.Size, onFault: onFault, origin: origin,
+		turns: newRotation(origin.unblamed(), c.o.Backoff), enough: int64(minRate * 2 * c.o.Stall.Seconds()),
 	}
-	if offset == d.Size {
+	switch {
+	case offset == d.Size:
 		b.body = http.NoBody
 		return b, nil
+	case d.Size-offset >= manyFrom && c.line == nil:
+		return readParts(b, c.room)
 	}
 	if err := b.open(); err != nil {
 		return nil, err
@@ -54,36 +62,44 @@ func (c *Client) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, 
 	return b, nil
 }
 
-// A blob is read over as many connections as it takes.
+// A blob is read, or a span of it, over as many connections as it takes, one after the other.
 type blob struct {
+	*origin
 	ctx     context.Context
 	repo    string
 	d       image.Descriptor
 	offset  int64         // of the next byte
+	end     int64         // of the span; grows when a host knows only the whole blob
 	body    io.ReadCloser // from offset on; nil between connections
 	opened  int64         // where body began
 	enough  int64         // bytes that make up for a stall
 	turns   *rotation
 	onFault func(error)
 	err     error // what all further reads return
+
+	// ahead is set where another reader stands behind this one: what goes wrong is not tried again
+	// unless bytes came, and what comes before offset is not skipped.
+	ahead bool
 }
 
 // Read fills p from the connection without a buffer in between.
 func (b *blob) Read(p []byte) (int, error) {
 	for b.err == nil && len(p) > 0 {
-		if b.body == nil {
-			if b.err = b.open(); b.err != nil {
-				break
-			}
-		}
-		left := b.d.Size - b.offset
+		left := b.end - b.offset
 		if left == 0 {
-			b.err = b.end()
+			b.err = b.over()
 			break
 		}
+		if b.body == nil {
+			b.err = b.open()
+			continue // the span may have grown
+		}
 		n, err := b.body.Read(p[:min(left, int64(len(p)))])
+		if n > 0 && b.offset == b.opened {
+			b.brought(b.turns.host())
+		}
 		b.offset += int64(n)
-		if err != nil && b.offset < b.d.Size {
+		if err != nil && b.offset < b.end {
 			b.err = b.fault(err)
 		}
 		if n > 0 {
@@ -105,13 +121,35 @@ func (b *blob) Close() error {
 	return b.body.Close()
 }
 
+// aim sets another end, for what is read from now on.
+func (b *blob) aim(end int64) {
+	if b.body != nil {
+		_ = b.body.Close() // what came of it was good
+		b.body = nil
+	}
+	b.turns.progressed()
+	b.end, b.err = end, nil
+}
+
+// branch reads another span, ahead of b and from the same host.
+func (b *blob) branch(ctx context.Context, from, end int64) *blob {
+	return &blob{
+		origin: b.origin, ctx: ctx, repo: b.repo, d: b.d, offset: from, end: end, enough: b.enough, onFault: b.onFault,
+		turns: newRotation([]*endpoint{b.turns.host()}, 0), ahead: true,
+	}
+}
+
 // open makes a connection that goes on at offset.
 func (b *blob) open() error {
 	for {
-		body, err := b.turns.host().blob(b.ctx, b.repo, b.d, b.offset)
+		body, end, err := b.turns.next().blob(b)
 		if err == nil {
-			b.body, b.opened = body, b.offset
+			b.body, b.end, b.opened = body, end, b.offset
 			return nil
+		}
+		if errors.Is(err, errRange) && b.end < b.d.Size && !b.ahead {
+			b.end = b.d.Size // one that gives no part may give the rest
+			continue
 		}
 		if err := b.wait(err); err != nil {
 			return err
@@ -127,13 +165,17 @@ func (b *blob) fault(err error) error {
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	err = b.turns.host().broken(err, what(b.d, b.repo))
+	host := b.turns.host()
+	err = host.broken(err, what(b.d, b.repo))
 	if came > 0 && !stalled || came >= b.enough {
 		b.turns.progressed()
 	}
 	if came > 0 && !stalled && b.ctx.Err() == nil {
 		b.onFault(err)
 		return nil
+	}
+	if b.ctx.Err() == nil {
+		host.health.broke()
 	}
 	return b.wait(err)
 }
@@ -143,6 +185,9 @@ func (b *blob) wait(err error) error {
 	if b.ctx.Err() != nil {
 		return b.ctx.Err()
 	}
+	if b.ahead {
+		return err
+	}
 	pause, over := b.turns.failed(err)
 	if over != nil {
 		return over
@@ -151,75 +196,15 @@ func (b *blob) wait(err error) error {
 	return sleep(b.ctx, pause)
 }
 
-// end looks whether the host has more than it should. That all bytes are there decides: how the
-// connection ends is no matter.
-func (b *blob) end() error {
+// over looks whether the host has more than it should. That all bytes are there decides: how the
+// connection ends is no matter, but one that was read to its end can be used again.
+func (b *blob) over() error {
+	if b.body == nil {
+		return io.EOF
+	}
 	var more [1]byte
 	if n, _ := b.body.Read(more[:]); n > 0 {
 		return tooLong(b.turns.host(), b.d)
 	}
 	return io.EOF
-}
-
-func what(d image.Descriptor, repo string) string { return "blob " + d.Digest.String() + " of " + repo }
-
-func tooLong(e *endpoint, d image.Descriptor) error {
-	return fmt.Errorf("%s has more than the %d bytes of %s: %w", e.URL.Host, d.Size, d.Digest, errdefs.ErrDataLoss)
-}
-
-// blob asks one host for d from offset on.
-func (e *endpoint) blob(ctx context.Context, repo string, d image.Descriptor, offset int64) (io.ReadCloser, error) {
-	req := request{method: http.MethodGet, repo: repo, path: "blobs/" + d.Digest.String(), what: what(d, repo)}
-	if offset > 0 {
-		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-", offset)}}
-	}
-	resp, err := e.send(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
-		return nil, answered(resp, req.what)
-	}
-	if err := e.position(resp, d, offset, req.what); err != nil {
-		_ = resp.Body.Close() // what it brings is not wanted
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-// position sees to it that the next byte of the answer is the one at offset.
-func (e *endpoint) position(resp *http.Response, d image.Descriptor, offset int64, what string) error {
-	if mediaType(resp) == "text/html" && d.MediaType != "text/html" {
-		return errHTML(resp, what)
-	}
-	at := int64(0)
-	if resp.StatusCode == http.StatusPartialContent {
-		var ok bool
-		if at, ok = rangeStart(resp.Header.Get("Content-Range")); !ok || at != offset {
-			return fmt.Errorf("%s was asked for %s from byte %d and answered with range %q: %w",
-				e.URL.Host, what, offset, oneLine(resp.Header.Get("Content-Range")), errdefs.ErrDataLoss)
-		}
-	}
-	if resp.ContentLength > d.Size-at {
-		return tooLong(e, d)
-	}
-	// A server that does not know ranges sends all of it again.
-	if _, err := io.CopyN(io.Discard, resp.Body, offset-at); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return e.broken(err, what)
-	}
-	return nil
-}
-
-// rangeStart reads the first position of a Content-Range.
-func rangeStart(v string) (int64, bool) {
-	v, ok := strings.CutPrefix(v, "bytes ")
-	if !ok {
-		return 0, false
-	}
-	first, _, ok := strings.Cut(v, "-")
-	n, err := strconv.ParseInt(first, 10, 64)
-	return n, ok && err == nil && n >= 0
 }

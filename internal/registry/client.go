@@ -1,13 +1,17 @@
-// Package registry speaks the OCI distribution protocol, as far as pulling needs it.
+// Package registry speaks the OCI distribution protocol: to pull, to push and to list.
 //
 // It owns how a registry is reached: which servers stand behind its name (see the package hosts),
 // credentials, TLS, redirects, retries, and going on with a blob whose connection broke, at the
 // same server or the next. What images are made of it leaves to others.
 //
+// What one request finds out about a server holds for all transfers of a [Client]: a pause that it
+// asks for, and that it is broken or dead, so that others are asked in its place for a while.
+//
 // Invariants:
 //   - An answer is untrusted: every read from it has a limit in bytes and in time.
 //   - Manifests are given out only if they match the digest and size that were asked for. Blobs
 //     are given out as they arrive, to be checked by whoever stores them.
+//   - Uploads go to the first host that may be pushed to. No blob is held in memory.
 //   - Credentials go to the server they belong to, and never to where it redirects; errors and
 //     logs carry none.
 package registry
@@ -17,22 +21,28 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
 // Options tunes a [Client]. The zero value reaches public registries.
 type Options struct {
-	HostsDirs []string // folders with one folder a registry, which holds its hosts.toml
-	PlainHTTP bool     // registries are spoken to without TLS; loopback ones are anyway
+	HostsDirs []string     // folders with one folder a registry, which holds its hosts.toml
+	Tables    hosts.Tables // what config.toml says of registries
+	PlainHTTP bool         // registries are spoken to without TLS; loopback ones are anyway
 
 	// Username and Password are for the registries that references name, not for mirrors.
 	Username, Password string
+	UsernameFrom       string // where they come from, for people; empty: options
 	// AuthFiles are in docker's config.json format, asked in order. They may be absent.
 	AuthFiles []string
+	// HelperTimeout is how long a credential helper may take; 0: 30s.
+	HelperTimeout time.Duration
 
 	Stall     time.Duration // silence before a connection is given up; 0: 30s
 	Backoff   time.Duration // the first pause before another try, doubled each time; 0: 250ms
+	LimitRate int64         // bytes a second for all bodies received and sent, together; 0: no limit
 	UserAgent string        // empty: stowage
 	Log       *slog.Logger  // nil: nobody is told
 }
@@ -40,10 +50,14 @@ type Options struct {
 // A Client talks to registries. Goroutines may share it; what it learns (tokens, connections)
 // they share too.
 type Client struct {
-	o Options
+	o    Options
+	line *limiter      // nil: there is no limit
+	room chan struct{} // see [parts]
 
 	mu         sync.Mutex
 	registries map[string][]*endpoint // by the name in references
+	healths    map[string]*health     // by scheme and address
+	blamed     map[image.Digest][]*endpoint
 }
 
 // New makes a client. It reads files and opens connections when they are needed.
@@ -54,13 +68,23 @@ func New(o Options) *Client {
 	if o.Backoff <= 0 {
 		o.Backoff = 250 * time.Millisecond
 	}
+	if o.HelperTimeout <= 0 {
+		o.HelperTimeout = 30 * time.Second
+	}
 	if o.UserAgent == "" {
 		o.UserAgent = "stowage"
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{o: o, registries: map[string][]*endpoint{}}
+	c := &Client{
+		o: o, room: make(chan struct{}, maxParts),
+		registries: map[string][]*endpoint{}, healths: map[string]*health{}, blamed: map[image.Digest][]*endpoint{},
+	}
+	if o.LimitRate > 0 {
+		c.line = &limiter{rate: o.LimitRate}
+	}
+	return c
 }
 
 // Close drops the connections that nobody uses. The client may still be used.
@@ -74,18 +98,23 @@ func (c *Client) Close() {
 	}
 }
 
+// plan says how a registry is reached.
+func (c *Client) plan(registry string) (hosts.Plan, error) {
+	return hosts.Load(registry, hosts.Options{Dirs: c.o.HostsDirs, Tables: c.o.Tables, PlainHTTP: c.o.PlainHTTP})
+}
+
 // endpoints lists the servers behind the registry of r that may be asked for want, in order.
 func (c *Client) endpoints(r ref.Reference, want hosts.Capabilities) ([]*endpoint, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	list, ok := c.registries[r.Registry()]
 	if !ok {
-		found, err := hosts.Load(r.Registry(), hosts.Options{Dirs: c.o.HostsDirs, PlainHTTP: c.o.PlainHTTP})
+		found, err := c.plan(r.Registry())
 		if err != nil {
 			return nil, err
 		}
-		for _, h := range found.Hosts {
-			e, err := c.newEndpoint(r.Registry(), h)
+		for i, h := range found.Hosts {
+			e, err := c.newEndpoint(r.Registry(), h, i < len(found.Hosts)-1)
 			if err != nil {
 				return nil, err
 			}

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -30,38 +31,62 @@ type endpoint struct {
 	ns        string // the registry's name, for servers that stand in for it; else empty
 	log       *slog.Logger
 	transport *http.Transport
+	client    *http.Client // without credentials
 	auth      *authorizer
 
-	reached     atomic.Bool // it has answered before
+	health *health       // shared with all that talk to the same server
+	front  bool          // others are asked when this one fails
+	stall  time.Duration // see [Options]
+
+	tagging sync.Mutex // held while the list of a manifest's referrers is changed
+
 	otherScheme atomic.Bool // it turned out to speak OtherScheme
 }
 
-func (c *Client) newEndpoint(registry string, h hosts.Host) (*endpoint, error) {
+// newEndpoint makes the endpoint of a server behind registry. front tells whether there are others
+// after it. c.mu is held.
+func (c *Client) newEndpoint(registry string, h hosts.Host, front bool) (*endpoint, error) {
 	config, err := tlsConfig(h)
 	if err != nil {
 		return nil, fmt.Errorf("set up TLS for %s: %w", h.URL.Host, err)
 	}
-	e := &endpoint{Host: h, log: c.o.Log}
+	e := &endpoint{Host: h, log: c.o.Log, health: c.health(h.URL), front: front, stall: c.o.Stall}
 	own := h.URL.Host == registry || registry == "docker.io" && h.URL.Host == "registry-1.docker.io"
 	if !own {
 		e.ns = registry
 	}
 	e.transport = &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: h.DialTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       config,
-		TLSHandshakeTimeout:   h.DialTimeout,
-		ResponseHeaderTimeout: c.o.Stall,
-		ForceAttemptHTTP2:     true,
-		// As many as a pull has streams, so that none of them dials twice.
-		MaxIdleConnsPerHost:    16,
+		Proxy:               proxy(h.Proxy),
+		DialContext:         (&net.Dialer{Timeout: h.DialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: h.DialTimeout,
+		ForceAttemptHTTP2:   true,
+		// As many as a pull has at once, so that none of them dials twice.
+		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		// Bytes are wanted as they are stored: their digest is that of the packed ones.
 		DisableCompression: true,
 	}
-	e.auth = c.newAuthorizer(registry, h, own, &http.Client{Transport: &watchdog{e.transport, c.o.Stall}, CheckRedirect: e.checkRedirect})
+	var transport http.RoundTripper = &watchdog{&patience{e.transport, c.o.Stall}, c.o.Stall}
+	if c.line != nil {
+		transport = &throttle{transport, c.line}
+	}
+	e.client = &http.Client{Transport: transport, CheckRedirect: e.checkRedirect}
+	e.auth = c.newAuthorizer(registry, h, own, e.client)
 	return e, nil
+}
+
+// proxy finds out what a request goes through: u, nothing if u is empty, or what the environment says
+// if it is nil.
+func proxy(u *url.URL) func(*http.Request) (*url.URL, error) {
+	switch {
+	case u == nil:
+		return http.ProxyFromEnvironment
+	case *u == url.URL{}:
+		return nil
+	}
+	return http.ProxyURL(u)
 }
 
 func tlsConfig(h hosts.Host) (*tls.Config, error) {
@@ -98,7 +123,7 @@ func tlsConfig(h hosts.Host) (*tls.Config, error) {
 // A request is what is asked of a repository.
 type request struct {
 	method string
-	repo   string
+	repo   string      // empty: the registry itself
 	path   string      // below the repository: manifests/latest
 	query  url.Values  // may be nil
 	at     *url.URL    // instead of repo, path and query: where the server said that an upload goes on
@@ -112,14 +137,40 @@ type request struct {
 }
 
 // send sends a request and follows redirects. Whatever the status of the answer, err is nil; the
-// caller closes its body. Errors are *[NetworkError], or *[Error] when credentials were refused.
+// caller closes its body. It waits if the server asked to be left alone for a while. Errors are
+// *[NetworkError], or *[Error] when credentials were refused, or the wait would be too long.
 func (e *endpoint) send(ctx context.Context, r request) (*http.Response, error) {
+	pause, err := e.health.rest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if pause > 0 {
+		return nil, &Error{Host: e.URL.Host, What: r.what, Status: http.StatusTooManyRequests, RetryAfter: pause}
+	}
+	probing := false
+	if e.front && !e.health.known() {
+		if probing, err = e.health.admit(ctx); err != nil {
+			return nil, e.failure(err, r.what)
+		}
+		// What others can be asked instead is not waited for as long as the only one.
+		ctx = thinking(ctx, min(e.DialTimeout-e.stall, 0))
+	}
+	resp, err := e.sendEither(ctx, r)
+	if err != nil {
+		err = e.failure(err, r.what)
+	}
+	e.health.learn(ctx, resp, err, probing)
+	return resp, err
+}
+
+// sendEither sends a request by the scheme that the server speaks.
+func (e *endpoint) sendEither(ctx context.Context, r request) (*http.Response, error) {
 	scheme := e.URL.Scheme
 	if e.otherScheme.Load() {
 		scheme = e.OtherScheme
 	}
 	resp, err := e.sendAs(ctx, scheme, r)
-	if e.OtherScheme != "" && scheme != e.OtherScheme && wrongScheme(scheme, resp, err) {
+	if r.at == nil && e.OtherScheme != "" && scheme != e.OtherScheme && wrongScheme(scheme, resp, err) {
 		if other, otherErr := e.sendAs(ctx, e.OtherScheme, r); otherErr == nil {
 			e.otherScheme.Store(true)
 			if resp != nil {
@@ -128,17 +179,21 @@ func (e *endpoint) send(ctx context.Context, r request) (*http.Response, error) 
 			resp, err = other, nil
 		}
 	}
-	if err != nil {
-		return nil, e.failure(err, r.what)
-	}
-	e.reached.Store(true)
-	return resp, nil
+	return resp, err
 }
 
 func (e *endpoint) sendAs(ctx context.Context, scheme string, r request) (*http.Response, error) {
 	u := e.URL
 	u.Scheme = scheme
-	u.Path += "/" + r.repo + "/" + r.path
+	repo := r.repo
+	if repo != "" {
+		var err error
+		if repo, err = e.Repo(repo); err != nil {
+			return nil, err
+		}
+		u.Path += "/" + repo
+	}
+	u.Path += "/" + r.path
 	query := maps.Clone(r.query)
 	if e.ns != "" {
 		if query == nil {
@@ -154,11 +209,11 @@ func (e *endpoint) sendAs(ctx context.Context, scheme string, r request) (*http.
 	if err != nil {
 		return nil, err
 	}
-	for _, header := range []http.Header{e.Header, r.header} {
-		for name, values := range header {
-			req.Header[name] = values
-		}
+	away := r.at != nil && r.at.Host != e.URL.Host // no credentials go there, nor what hosts.toml says to send
+	if !away {
+		maps.Copy(req.Header, e.Header)
 	}
+	maps.Copy(req.Header, r.header)
 	if r.body != nil {
 		req.GetBody, req.ContentLength = r.body, r.length
 		if req.Body, err = r.body(); err != nil {
@@ -167,10 +222,15 @@ func (e *endpoint) sendAs(ctx context.Context, scheme string, r request) (*http.
 	}
 	scopes := r.scopes
 	if scopes == nil {
-		scopes = []string{auth.ScopeRepository(r.repo, auth.ActionPull)}
+		scopes = []string{auth.ScopeRepository(repo, auth.ActionPull)}
 	}
 	begun := time.Now()
-	resp, err := e.auth.do(req, scopes...)
+	var resp *http.Response
+	if away {
+		resp, err = e.client.Do(req)
+	} else {
+		resp, err = e.auth.do(req, repo, scopes...)
+	}
 	status := 0
 	if err == nil {
 		status = resp.StatusCode

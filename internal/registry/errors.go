@@ -18,8 +18,6 @@ import (
 	"unicode"
 
 	"github.com/containerd/errdefs"
-	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // An Error is an answer that is not what was asked for.
@@ -31,6 +29,7 @@ type Error struct {
 	Host       string // that answered
 	What       string // was asked for
 	Status     int
+	Code       string        // the registry's word for it, DIGEST_INVALID; empty: it has none
 	Message    string        // what the registry says, cut to one short line
 	RetryAfter time.Duration // how long it asks to be left alone; 0: it does not say
 }
@@ -107,6 +106,7 @@ func answered(resp *http.Response, what string) error {
 	}
 	if json.Unmarshal(b, &doc) == nil && len(doc.Errors) > 0 {
 		first := doc.Errors[0]
+		e.Code = oneLine(first.Code)
 		if e.Message = first.Message; e.Message == "" {
 			e.Message = first.Code
 		}
@@ -140,29 +140,27 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 // failure makes an error of a request that had no answer. What err itself says is not told: it may
 // quote URLs whose queries hold secrets.
 func (e *endpoint) failure(err error, what string) error {
-	var token *errcode.ErrorResponse
-	if errors.As(err, &token) {
-		answer := &Error{Host: token.URL.Host, What: "a token for " + what, Status: token.StatusCode}
-		if len(token.Errors) > 0 {
-			answer.Message = oneLine(token.Errors[0].Message)
-		}
-		return answer
-	}
-	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
-		return &Error{Host: e.URL.Host, What: what, Status: http.StatusUnauthorized}
-	}
-	if strings.Contains(err.Error(), "missing username or password") { // the library has no other mark for it
-		return &Error{Host: e.URL.Host, What: what, Status: http.StatusUnauthorized, Message: "it wants a user name and a password, and there is only a token"}
-	}
-	var cred *credentialError
-	if errors.As(err, &cred) {
-		return cred
+	var (
+		answer  *Error
+		network *NetworkError
+	)
+	switch { // the authorizer knows best; others may have got the same error
+	case errors.As(err, &answer):
+		told := *answer
+		told.What += " for " + what
+		return &told
+	case errors.As(err, &network):
+		told := *network
+		told.What += " for " + what
+		return &told
+	case errdefs.IsUnauthorized(err), errdefs.IsInvalidArgument(err): // a rewrite rule that gives no repository
+		return err
 	}
 	n := &NetworkError{Host: e.URL.Host, What: what, Err: err}
 	n.Reason, n.lasting = explain(err)
 	n.stalled = isTimeout(err)
 	var dial *net.OpError
-	if errors.As(err, &dial) && dial.Op == "dial" && !e.reached.Load() {
+	if (e.front || errors.As(err, &dial) && dial.Op == "dial") && !e.health.known() {
 		// A server that never answered is not waited for.
 		n.lasting = true
 	}
@@ -209,7 +207,7 @@ func explain(err error) (reason string, lasting bool) {
 			return "there is no such host", true
 		}
 		return "its address cannot be looked up", false
-	case errors.Is(err, errStalled), errors.Is(err, errTrickle):
+	case errors.Is(err, errStalled), errors.Is(err, errTrickle), errors.Is(err, errUntaken), errors.Is(err, errDead):
 		return innermost(err).Error(), false
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused", false

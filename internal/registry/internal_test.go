@@ -6,8 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -91,8 +89,8 @@ func TestWatchdogSlowReader(t *testing.T) {
 }
 
 func TestRotation(t *testing.T) {
-	a := &endpoint{Host: hosts.Host{}}
-	b := &endpoint{Host: hosts.Host{}}
+	a := &endpoint{health: new(health)}
+	b := &endpoint{health: new(health)}
 	busy := &Error{Status: 503}
 	wait := func(d time.Duration) error { return &Error{Status: 429, RetryAfter: d} }
 	silent := &NetworkError{stalled: true, Err: errStalled}
@@ -161,21 +159,6 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// Docker files Docker Hub under a URL, podman under its name.
-func TestCredentialOfDockerHub(t *testing.T) {
-	for _, key := range []string{"https://index.docker.io/v1/", "docker.io"} {
-		file := filepath.Join(t.TempDir(), "config.json")
-		if err := os.WriteFile(file, []byte(`{"auths":{"`+key+`":{"username":"me","password":"x"}}}`), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		c := New(Options{AuthFiles: []string{file}})
-		cred, err := c.credential("docker.io", true)(t.Context(), "registry-1.docker.io")
-		if err != nil || cred.Username != "me" {
-			t.Errorf("under %s: got user %q, %v", key, cred.Username, err)
-		}
-	}
-}
-
 // Whatever a server writes, an error is one line of printable text.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"errors":[{"code":"DENIED","message":"no\nway"}]}`), "bytes 5-9/10", "Fri, 02 Jan 2026 03:04:35 GMT")
@@ -193,7 +176,7 @@ func FuzzAnswer(f *testing.F) {
 		if !errors.As(err, &answer) || answer.RetryAfter < 0 {
 			t.Errorf("got %#v", err)
 		}
-		if n, ok := rangeStart(contentRange); n < 0 || ok && !strings.HasPrefix(contentRange, "bytes ") {
+		if n, _, ok := readRange(contentRange); n < 0 || ok && !strings.HasPrefix(contentRange, "bytes ") {
 			t.Errorf("range %q begins at %d", contentRange, n)
 		}
 	})

@@ -76,7 +76,7 @@ func (c *Client) try(ctx context.Context, r ref.Reference, need hosts.Capabiliti
 	}
 	turns := newRotation(list, c.o.Backoff)
 	for {
-		err := ask(turns.host())
+		err := ask(turns.next())
 		if err == nil {
 			return nil
 		}

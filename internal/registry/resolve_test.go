@@ -250,7 +250,7 @@ func TestMirrors(t *testing.T) {
 		{name: "the mirror has it", mirror: 2},
 		{name: "not found", faults: []rt.Fault{rt.Status(404)}, mirror: 2, upstream: 2},
 		{name: "unavailable", faults: []rt.Fault{rt.Status(503)}, mirror: 2, upstream: 2},
-		{name: "too many requests", faults: []rt.Fault{rt.TooMany("30")}, mirror: 2, upstream: 2},
+		{name: "too many requests", faults: []rt.Fault{rt.TooMany("30")}, mirror: 1, upstream: 2},
 		{name: "wrong bytes", faults: []rt.Fault{rt.On("GET", "", rt.WrongBytes())}, mirror: 2, upstream: 1},
 		{name: "only pull", lines: `capabilities = ["pull"]`, mirror: 1, upstream: 1},
 		{name: "only resolve", lines: `capabilities = ["resolve"]`, upstream: 2},

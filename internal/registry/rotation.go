@@ -17,11 +17,13 @@ const (
 )
 
 // A rotation takes turns over the hosts that may have what is asked for: each in order, then a
-// pause, then again those of them that may have changed their mind.
+// pause, then again those of them that may have changed their mind. A host that is known to be
+// broken, or rests, is passed over unless all are so.
 type rotation struct {
 	left    []*endpoint
 	last    *endpoint // the registry itself: what it says for good is final
 	at      int       // index into left of the one whose turn it is
+	all     bool      // none is passed over in this round
 	round   int
 	backoff time.Duration // the first pause
 	asked   time.Duration // the longest pause that a host asked for in this round
@@ -37,8 +39,31 @@ func newRotation(list []*endpoint, backoff time.Duration) *rotation {
 	return &rotation{left: slices.Clone(list), last: list[len(list)-1], backoff: backoff}
 }
 
+// next begins a try, at the host that it returns.
+func (r *rotation) next() *endpoint {
+	if r.at == 0 {
+		r.choose()
+	}
+	return r.host()
+}
+
 // host is the one whose turn it is.
 func (r *rotation) host() *endpoint { return r.left[r.at] }
+
+// choose passes over hosts, from the one whose turn it would be. It tells whether one is left in
+// this round, as there always is in a new one.
+func (r *rotation) choose() bool {
+	if r.all {
+		return r.at < len(r.left)
+	}
+	i := slices.IndexFunc(r.left[r.at:], func(e *endpoint) bool { return !e.health.away() })
+	if i < 0 {
+		r.all = r.at == 0
+		return r.all
+	}
+	r.at += i
+	return true
+}
 
 // progressed tells that something came of the last try: there are as many tries again.
 func (r *rotation) progressed() { r.round = 0 }
@@ -58,11 +83,11 @@ func (r *rotation) failed(err error) (pause time.Duration, over error) {
 		r.asked = max(r.asked, ask)
 		r.at++
 	}
-	if r.at < len(r.left) {
+	if r.choose() {
 		return 0, nil
 	}
 	pause = max(r.asked, jitter(r.backoff<<r.round))
-	r.at, r.asked = 0, 0
+	r.at, r.asked, r.all = 0, 0, false
 	if r.round += cost; r.round >= maxRounds {
 		return 0, r.sum()
 	}

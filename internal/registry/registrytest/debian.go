@@ -24,9 +24,30 @@ type Process struct {
 	err  error
 }
 
+// ProcessOptions tunes [StartDebianWith]. The zero value asks for nothing, over plain HTTP.
+type ProcessOptions struct {
+	Certificate *Certificate // it speaks TLS; nil: it does not
+	Htpasswd    bool         // it asks for User and Password
+	Tokens      *TokenServer // it asks for a token of this server; nil: it does not
+}
+
+// What a registry with ProcessOptions.Htpasswd asks for.
+const (
+	User     = "me"
+	Password = "correct-horse"
+
+	htpasswd = User + ":$2y$05$abcdefghijklmnopqrstuuZ0Fx87Pb/Aqb0E90lfvCwzXnaFKUHpS\n"
+)
+
 // StartDebian runs docker-registry on a free port of 127.0.0.1, keeping its blobs, its
 // configuration and its log below dir, and waits until it answers. ctx bounds the wait.
 func StartDebian(ctx context.Context, dir string) (*Process, error) {
+	return StartDebianWith(ctx, dir, ProcessOptions{})
+}
+
+// StartDebianWith is [StartDebian] for a registry that asks for more. It is filled by one that
+// does not, which has the same dir and was stopped before.
+func StartDebianWith(ctx context.Context, dir string, o ProcessOptions) (*Process, error) {
 	binary, err := exec.LookPath("docker-registry")
 	if err != nil {
 		return nil, fmt.Errorf("start docker-registry (Debian package docker-registry): %w", err)
@@ -37,7 +58,18 @@ func StartDebian(ctx context.Context, dir string) (*Process, error) {
 	}
 	config := filepath.Join(dir, "registry.yml")
 	text := fmt.Sprintf(configText, filepath.Join(dir, "registry"), host)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if c := o.Certificate; c != nil {
+		text += fmt.Sprintf("  tls:\n    certificate: %s\n    key: %s\n", c.Cert, c.Key)
+	}
+	if o.Htpasswd {
+		users := filepath.Join(dir, "htpasswd")
+		text += fmt.Sprintf("auth:\n  htpasswd:\n    realm: test\n    path: %s\n", users)
+		err = os.WriteFile(users, []byte(htpasswd), 0o600)
+	}
+	if s := o.Tokens; s != nil {
+		text += fmt.Sprintf("auth:\n  token:\n    realm: %s\n    service: %s\n    issuer: %s\n    rootcertbundle: %s\n", s.Realm, tokenService, tokenIssuer, s.o.Certificate.CA)
+	}
+	if err := errors.Join(err, os.WriteFile(config, []byte(text), 0o600)); err != nil {
 		return nil, fmt.Errorf("start docker-registry: %w", err)
 	}
 
@@ -53,7 +85,7 @@ func StartDebian(ctx context.Context, dir string) (*Process, error) {
 		p.err = p.cmd.Wait()
 		close(p.done)
 	}()
-	if err := p.ready(ctx); err != nil {
+	if err := p.ready(ctx, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("start docker-registry: %w", err), p.Stop())
 	}
 	return p, nil
@@ -73,15 +105,30 @@ func (p *Process) Stop() error {
 	return nil
 }
 
-func (p *Process) ready(ctx context.Context) error {
+func (p *Process) ready(ctx context.Context, o ProcessOptions) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	client, base := http.DefaultClient, "http://"+p.Host+"/v2/"
+	if o.Certificate != nil {
+		client, base = o.Certificate.Client(), "https://"+p.Host+"/v2/"
+		defer client.CloseIdleConnections()
+	}
+	want := http.StatusOK
+	if o.Htpasswd || o.Tokens != nil {
+		want = http.StatusUnauthorized
+	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		resp, err := send(ctx, http.MethodGet, "http://"+p.Host+"/v2/", "", 0, nil)
-		if err == nil && resp.StatusCode == http.StatusOK {
-			return nil
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base, nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := client.Do(req); err == nil {
+			_ = resp.Body.Close() // the status is all that is wanted
+			if resp.StatusCode == want {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -116,9 +163,9 @@ storage:
   maintenance:
     uploadpurging:
       enabled: false
+validation:
+  disabled: true
 http:
   addr: %s
   secret: loopback
-validation:
-  disabled: true
 `

@@ -22,7 +22,8 @@ import (
 
 // Options tunes a [Server]. The zero value keeps everything in memory.
 type Options struct {
-	Dir string // where blobs are kept; empty: in memory
+	Dir  string // where blobs are kept; empty: in memory
+	Link Link   // the way to it
 	// Wrap, if set, stands between the network and the registry: to count requests, or to
 	// answer some of them wrongly.
 	Wrap func(http.Handler) http.Handler
@@ -61,6 +62,9 @@ func New(opts Options) (*Server, error) {
 		app:      app,
 		server:   &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second},
 		done:     make(chan error, 1),
+	}
+	if opts.Link != (Link{}) {
+		listener = opts.Link.Listen(listener)
 	}
 	go func() { s.done <- s.server.Serve(listener) }()
 	return s, nil
