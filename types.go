@@ -54,6 +54,16 @@ type (
 	ImportOptions = transfer.ImportOptions
 	// ImportResult is what an import brought.
 	ImportResult = transfer.ImportResult
+	// PushOptions tunes [Store.Push].
+	PushOptions = transfer.PushOptions
+	// PushResult is what a push did.
+	PushResult = transfer.PushResult
+	// CopyResult is what a copy did.
+	CopyResult = transfer.PushResult
+	// Endpoint is one end of a copy.
+	Endpoint = transfer.Endpoint
+	// PartialError reports an image of which only some platforms are whole.
+	PartialError = transfer.PartialError
 	// MissingError reports blobs of an image that are not in the store.
 	MissingError = transfer.MissingError
 	// Count is a number of blobs and their bytes.
@@ -101,6 +111,13 @@ const (
 	View      = snapshot.View
 )
 
+// The ends of copies that need a store, and those that are files.
+const (
+	StoreTransport         = transfer.StoreTransport
+	ArchiveTransport       = transfer.ArchiveTransport
+	DockerArchiveTransport = transfer.DockerArchiveTransport
+)
+
 // The verdicts on blobs.
 const (
 	OK      = doctor.OK
@@ -117,6 +134,8 @@ const (
 	Advanced  = progress.Advanced
 	Done      = progress.Done
 	Reused    = progress.Reused
+	Existing  = progress.Existing
+	Mounted   = progress.Mounted
 	Waiting   = progress.Waiting
 	Retrying  = progress.Retrying
 	Flushing  = progress.Flushing

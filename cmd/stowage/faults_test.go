@@ -233,6 +233,131 @@ func TestPullGoesOnAfterFault(t *testing.T) {
 	}
 }
 
+// mirrored writes a hosts.toml by which reg.example is asked for at hosts, the last being the registry
+// itself, and returns the flag that names its folder.
+func mirrored(t *testing.T, hosts ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	last := len(hosts) - 1
+	text := fmt.Sprintf("server = \"http://%s\"\n", hosts[last])
+	for _, host := range hosts[:last] {
+		text += fmt.Sprintf("[host.\"http://%s\"]\ndial_timeout = \"2s\"\n", host)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "reg.example"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "reg.example", "hosts.toml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return "--hosts-dir=" + dir
+}
+
+// TestKilledPullGoesOnElsewhere kills a pull in the middle of a layer. The next process goes on at
+// another mirror, and asks it only for what is missing.
+func TestKilledPullGoesOnElsewhere(t *testing.T) {
+	t.Parallel()
+	first, second := newFaultyRig(t), newFaultyRig(t)
+	const size = 44 << 20 // of which half remains when it is packed
+	img := first.push("app", "1", size, 1<<20)
+	second.push("app", "1", size, 1<<20)
+	second.spoil() // forgets the requests
+	large := img.Manifest().Layers[0]
+	first.spoil(registrytest.On(http.MethodGet, "/blobs/"+large.Digest.String(), registrytest.Stall(20<<20)))
+	const name = "reg.example/app:1"
+
+	cmd := first.command("pull", "-q", mirrored(t, first.host, second.host), name)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		var came int64
+		files, err := filepath.Glob(filepath.Join(first.root, "content", "ingest", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			if info, err := os.Stat(file); err == nil {
+				came += info.Size()
+			}
+		}
+		if came > 20<<20 { // what comes of the large layer, and some of another blob
+			break
+		}
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("%d bytes came in a minute", came)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	if n := len(second.requests()); n > 0 {
+		t.Errorf("the second host was asked %d times before the first one failed", n)
+	}
+
+	first.must("pull", "-q", mirrored(t, second.host, first.host), name)
+	first.named(name)
+	first.must("image", "check", "--verify")
+	for _, r := range second.requests() {
+		var from int64
+		if !strings.HasSuffix(r.Path, large.Digest.String()) {
+			continue
+		}
+		// A killed process loses what came since the last checkpoint, 16 MiB at most.
+		if _, err := fmt.Sscanf(r.Range, "bytes=%d-", &from); err != nil || from < 16<<20 || from > 20<<20 {
+			t.Errorf("%s %s was asked for with range %q, want one from 16 to 20 MiB on", r.Method, r.Path, r.Range)
+		}
+	}
+	if n := len(first.requests()); n == 0 || first.requests()[n-1].Range != "" {
+		t.Errorf("the first host was asked again: %v", first.requests())
+	}
+}
+
+// TestMirrorWithWrongBytes has a mirror in front of a registry give wrong bytes for a layer and
+// a config: they are thrown away with what was unpacked of them, the user is told, and the registry is asked.
+func TestMirrorWithWrongBytes(t *testing.T) {
+	t.Parallel()
+	mirror, upstream := newFaultyRig(t), newFaultyRig(t)
+	img := mirror.push("app", "1", 3<<20, 50_000)
+	upstream.push("app", "1", 3<<20, 50_000)
+	upstream.spoil() // forgets the requests
+	layer, config := "/blobs/"+img.Manifest().Layers[0].Digest.String(), "/blobs/"+img.Manifest().Config.Digest.String()
+	spoilt := []registrytest.Fault{registrytest.On(http.MethodGet, layer, registrytest.WrongBytes()), registrytest.On(http.MethodGet, config, registrytest.WrongBytes())}
+	mirror.spoil(spoilt...)
+	flag := mirrored(t, mirror.host, upstream.host)
+	for _, unpack := range []string{"--no-unpack", "--no-unpack=false"} {
+		t.Run(unpack, func(t *testing.T) {
+			r := newRoot(t, "")
+			_, errs, status := r.run("pull", "--progress", "json", unpack, flag, "reg.example/app:1")
+			if status != 0 {
+				t.Fatalf("status %d: %s", status, errs)
+			}
+			if !regexp.MustCompile(`"retrying".*` + regexp.QuoteMeta(mirror.host) + ` gave wrong bytes`).MatchString(errs) {
+				t.Errorf("nothing tells that the mirror is wrong:\n%s", errs)
+			}
+			r.must("image", "check", "--verify")
+		})
+	}
+	if n := len(upstream.requests()); n != 4 {
+		t.Errorf("the registry was asked %d times, want for the layer and the config, by each pull", n)
+	}
+	upstream.spoil(spoilt...)
+	newRoot(t, "").fails(4, "gave wrong bytes: .* hash to ", "pull", "-q", flag, "reg.example/app:1")
+}
+
+// TestSilentMirror has a mirror in front of a registry take requests and never answer. All of the
+// pull waits for it once.
+func TestSilentMirror(t *testing.T) {
+	t.Parallel()
+	mirror, upstream := newFaultyRig(t), newFaultyRig(t)
+	upstream.push("app", "1", 10_000, 20_000, 30_000, 40_000, 50_000)
+	mirror.spoil(registrytest.Hang())
+	upstream.must("pull", "-q", mirrored(t, mirror.host, upstream.host), "reg.example/app:1")
+	if n := len(mirror.requests()); n != 1 {
+		t.Errorf("the mirror was asked %d times, want once", n)
+	}
+}
+
 // TestRetryAfter sees that a registry is left alone for as long as it asks.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()

@@ -168,6 +168,7 @@ func (a *app) hint(ctx context.Context, err error) string {
 	var known hinted
 	var usage usageError
 	var missing *stowage.MissingError
+	var partial *stowage.PartialError
 	switch {
 	case errors.As(err, &known):
 		return known.hint
@@ -175,6 +176,8 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "what was fetched is kept; the same command goes on from there"
 	case errors.As(err, &usage):
 		return "see `" + a.ran + " --help`"
+	case errors.As(err, &partial):
+		return "`--platform P` moves the platforms that are whole, and `stowage pull --all-platforms " + partial.Name + "` gets the others"
 	case errors.As(err, &missing) && !strings.HasSuffix(a.ran, "import") && !strings.HasSuffix(a.ran, "load"):
 		return "`stowage export --fetch-missing` or `stowage pull " + missing.Name + "` gets what is missing"
 	case errors.Is(err, syscall.ENOSPC) && (a.ofStore(err) || a.fillsStore()):
@@ -184,7 +187,7 @@ func (a *app) hint(ctx context.Context, err error) string {
 	case errors.Is(err, syscall.EACCES) && a.ofStore(err):
 		return "choose a store of your own with --root or STOWAGE_ROOT"
 	case errdefs.IsUnauthorized(err):
-		return "give credentials with -u USER[:PASS], or log in with docker, podman or skopeo"
+		return "give credentials with -u USER[:PASS], or log in with `stowage login`, docker or podman"
 	}
 	return ""
 }

@@ -83,6 +83,10 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 			fmt.Fprintf(w, "%s %s done, %s\n", short(e.Digest), e.What, humanSize(e.Total))
 		case stowage.Reused:
 			fmt.Fprintf(w, "%s %s is here already\n", short(e.Digest), e.What)
+		case stowage.Existing:
+			fmt.Fprintf(w, "%s %s is there already\n", short(e.Digest), e.What)
+		case stowage.Mounted:
+			fmt.Fprintf(w, "%s %s is taken from %s\n", short(e.Digest), e.What, e.Message)
 		case stowage.Waiting:
 			fmt.Fprintf(w, "%s %s is being fetched by another process; waiting\n", short(e.Digest), e.What)
 		case stowage.Retrying:
@@ -131,6 +135,10 @@ func (b *bars) event(e stowage.ProgressEvent) {
 		}
 	case stowage.Reused:
 		b.say("%s %-8s  is here already\n", short(e.Digest), e.What)
+	case stowage.Existing:
+		b.say("%s %-8s  is there already\n", short(e.Digest), e.What)
+	case stowage.Mounted:
+		b.say("%s %-8s  is taken from %s\n", short(e.Digest), e.What, e.Message)
 	case stowage.Waiting:
 		b.say("%s %-8s  is being fetched by another process; waiting\n", short(e.Digest), e.What)
 	case stowage.Retrying:

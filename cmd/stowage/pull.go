@@ -34,7 +34,7 @@ The last line on standard output is NAME@DIGEST.`,
 	out := formatFlag(cmd, "table")
 	choose.add(cmd, "to pull")
 	reg.add(cmd)
-	cmd.Flags().IntVar(&streams, "max-concurrent", 0, "blobs fetched at once (default 4)")
+	cmd.Flags().IntVar(&streams, "max-concurrent", 0, "blobs fetched at once (default: 4, and small ones beside them)")
 	cmd.Flags().BoolVar(&plan, "dry-run", false, "say what would be fetched and reused, and do nothing")
 	addUnpack(cmd, &un)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress")

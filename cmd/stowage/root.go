@@ -35,10 +35,10 @@ type app struct {
 func (a *app) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stowage",
-		Short: "Keep container images: pull, unpack, mount, check, export, import",
-		Long: `Stowage keeps container images in a folder: it pulls them from registries, unpacks and
-mounts them, and lists, checks, exports and imports them. An image that it lists as complete
-can be mounted and exported: now, offline, and after a power cut.`,
+		Short: "Keep container images: pull, push, unpack, mount, check, export, import",
+		Long: `Stowage keeps container images in a folder: it pulls them from registries and pushes them
+there, unpacks and mounts them, and lists, checks, exports and imports them. An image that
+it lists as complete can be mounted and exported: now, offline, and after a power cut.`,
 		Example: `  stowage pull alpine
   stowage images
   stowage image mount alpine /mnt
@@ -64,14 +64,15 @@ can be mounted and exported: now, offline, and after a power cut.`,
 	f.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&a.sync, "sync", "", "full or none: whether bytes are forced to the disk (default full)")
 
-	pull, images, tag, rmi := pullCommand, lsCommand, tagCommand, rmCommand
+	pull, push, images, tag, rmi := pullCommand, pushCommand, lsCommand, tagCommand, rmCommand
 	image := group("image", "Work with images", []string{"i"},
-		pull(a, "pull"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"),
+		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"),
 		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		mountCommand(a), unmountCommand(a), unpackCommand(a), usageCommand(a))
 	cmd.AddCommand(image,
-		pull(a, "pull"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
+		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
+		registryCommand(a), loginCommand(a), logoutCommand(a),
 		contentCommand(a), snapshotCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
@@ -230,10 +231,12 @@ type registryFlags struct {
 	plainHTTP bool
 	hostsDirs []string
 	user      string
+	limitRate string
 }
 
 func (r *registryFlags) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&r.plainHTTP, "plain-http", false, "speak HTTP without TLS (registries on loopback: always)")
 	cmd.Flags().StringArrayVar(&r.hostsDirs, "hosts-dir", nil, "folder with each registry's hosts.toml (repeatable)")
-	cmd.Flags().StringVarP(&r.user, "user", "u", "", "USER[:PASS]; without PASS it is asked for")
+	cmd.Flags().StringVarP(&r.user, "user", "u", "", "USER[:PASS]; without PASS it is asked for (STOWAGE_USERNAME and STOWAGE_PASSWORD)")
+	cmd.Flags().StringVar(&r.limitRate, "limit-rate", "", "bytes a second for all transfers together, such as 500k or 10M")
 }

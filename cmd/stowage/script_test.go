@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 //
 // Beside testscript's own commands there are:
 //
-//	push REPO:TAG KIND   puts an image into the registry at $REG; $IMAGE_KIND is its digest,
+//	push REPO:TAG KIND   puts an image into the registry at $REG (another is at $OTHER); $IMAGE_KIND is its digest,
 //	                     $BLOBn_KIND that of its nth blob, and $HEXn_KIND the hex of it
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
@@ -34,16 +34,18 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			reg, err := registrytest.New(registrytest.Options{})
-			if err != nil {
-				return err
-			}
-			env.Defer(func() {
-				if err := reg.Close(); err != nil {
-					t.Errorf("close the registry: %v", err)
+			for _, name := range []string{"REG", "OTHER"} {
+				reg, err := registrytest.New(registrytest.Options{})
+				if err != nil {
+					return err
 				}
-			})
-			env.Setenv("REG", reg.Host)
+				env.Defer(func() {
+					if err := reg.Close(); err != nil {
+						t.Errorf("close the registry: %v", err)
+					}
+				})
+				env.Setenv(name, reg.Host)
+			}
 			env.Setenv("STOWAGE_ROOT", filepath.Join(env.WorkDir, "store"))
 			env.Setenv("STOWAGE_CONFIG", filepath.Join(env.WorkDir, "config.toml"))
 			env.Setenv("HOME", env.WorkDir)

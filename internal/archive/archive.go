@@ -33,6 +33,7 @@ type Contents struct {
 // An Entry is one name for one image, or an image without a name.
 type Entry struct {
 	Name   string // in normal form, or empty
+	Tag    string // what a layout calls an image without a name, if anything
 	Target image.Descriptor
 }
 

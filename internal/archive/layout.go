@@ -47,8 +47,11 @@ func (a *reader) listLayout() error {
 		if image.IsAttestation(d) {
 			continue // it belongs to an image, and is none
 		}
-		target := image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-		a.Images = append(a.Images, Entry{Name: a.entryName(d), Target: target})
+		e := Entry{Name: a.entryName(d), Target: image.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}}
+		if e.Name == "" {
+			e.Tag = d.Annotations[annotationRef]
+		}
+		a.Images = append(a.Images, e)
 	}
 	return nil
 }
@@ -96,6 +99,20 @@ func (a *reader) folder(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
+	// A folder that is none is found out before anything is stored.
+	if err := a.folderLists(root); err != nil {
+		return err
+	}
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		if err := a.folderBlobs(ctx, root, path.Join("blobs", algorithm)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// folderLists reads what the folder of a layout says that it holds.
+func (a *reader) folderLists(root *os.Root) error {
 	for _, name := range []string{layoutName, indexName} {
 		err := withFile(root, name, func(size int64, r io.Reader) error {
 			return a.keep(name, size, maxList, r)
@@ -107,16 +124,7 @@ func (a *reader) folder(ctx context.Context, dir string) (err error) {
 			return err
 		}
 	}
-	// A folder that is none is found out before anything is stored.
-	if err := a.listLayout(); err != nil {
-		return err
-	}
-	for _, algorithm := range []string{"sha256", "sha512"} {
-		if err := a.folderBlobs(ctx, root, path.Join("blobs", algorithm)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.listLayout()
 }
 
 func (a *reader) folderBlobs(ctx context.Context, root *os.Root, folder string) error {
@@ -152,18 +160,27 @@ func (a *reader) folderBlobs(ctx context.Context, root *os.Root, folder string) 
 
 // withFile opens a regular file, beneath root, for the length of f.
 func withFile(root *os.Root, name string, f func(size int64, r io.Reader) error) (err error) {
-	// Opening a pipe without this flag would wait for its writer.
-	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, size, err := openRegular(root, name)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	info, err := file.Stat()
+	return f(size, file)
+}
+
+// openRegular opens a regular file beneath root.
+func openRegular(root *os.Root, name string) (*os.File, int64, error) {
+	// Opening a pipe without this flag would wait for its writer.
+	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file: %w", name, errdefs.ErrInvalidArgument)
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file: %w", name, errdefs.ErrInvalidArgument)
 	}
-	return f(info.Size(), file)
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	return file, info.Size(), nil
 }

@@ -33,15 +33,16 @@ func (l Layout) lists(blobs []image.Descriptor) ([]list, error) {
 	var docker []dockerImage
 	repositories := map[string]map[string]string{}
 	type entry struct {
-		name   string
-		target image.Digest
+		name, tag string
+		target    image.Digest
 	}
 	seen := map[entry]bool{}
 	for _, img := range l.Images {
-		if seen[entry{img.Name, img.Target.Digest}] {
+		e := entry{img.Name, img.Tag, img.Target.Digest}
+		if seen[e] {
 			continue
 		}
-		seen[entry{img.Name, img.Target.Digest}] = true
+		seen[e] = true
 		name, _ := ref.Parse(img.Name) // what is no reference has no tag
 		index.Manifests = append(index.Manifests, indexEntry(img, name))
 		if img.Docker != nil {
@@ -97,11 +98,14 @@ func (l Layout) check(blobs []image.Descriptor) error {
 // look for, and with its tag, by which others choose.
 func indexEntry(img ExportImage, name ref.Reference) image.Descriptor {
 	d := image.Descriptor{MediaType: img.Target.MediaType, Digest: img.Target.Digest, Size: img.Target.Size}
-	if img.Name != "" {
+	switch {
+	case img.Name != "":
 		d.Annotations = map[string]string{annotationName: img.Name}
 		if name.Tag() != "" {
 			d.Annotations[annotationRef] = name.Tag()
 		}
+	case img.Tag != "":
+		d.Annotations = map[string]string{annotationRef: img.Tag}
 	}
 	return d
 }

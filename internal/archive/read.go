@@ -58,6 +58,7 @@ type reader struct {
 	kept      map[string][]byte // small files that say what the others are
 	keptBytes int64
 	entries   int
+	begin     func() error // if set, is called at the beginning of each entry's body
 	Contents
 }
 
@@ -86,10 +87,17 @@ func (a *reader) stream(ctx context.Context, r io.Reader) error {
 		return err
 	}
 	defer s.close()
+	return a.takeAll(ctx, s)
+}
+
+func (a *reader) takeAll(ctx context.Context, s *stream) error {
 	for {
 		h, err := s.next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err == nil && a.begin != nil {
+			err = a.begin()
 		}
 		if err != nil {
 			return err

@@ -72,6 +72,17 @@ func openStream(ctx context.Context, r io.Reader) (*stream, error) {
 	return s, nil
 }
 
+// openPlain is openStream for a tar that is not packed: what is not wanted of it is not read.
+func openPlain(ctx context.Context, r io.ReadSeeker) *stream {
+	in := &watched{ctx: ctx, r: r}
+	return &stream{in: in, plain: in, tar: tar.NewReader(seekable{in, r}), packed: image.Uncompressed, close: func() {}}
+}
+
+type seekable struct {
+	*watched
+	io.Seeker
+}
+
 func (s *stream) unpacked(r *bufio.Reader) (io.Reader, error) {
 	switch s.packed {
 	case image.Gzip:

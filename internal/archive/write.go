@@ -26,6 +26,7 @@ type Layout struct {
 // An ExportImage is one entry of the lists of images.
 type ExportImage struct {
 	Name   string // in normal form, or empty
+	Tag    string // what the layout calls an image without a name; may be empty
 	Target image.Descriptor
 	Docker *DockerEntry // nil: not for docker's lists
 }

@@ -74,7 +74,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	var want []Entry
 	for _, img := range layout.Images {
-		want = append(want, Entry{img.Name, img.Target})
+		want = append(want, Entry{Name: img.Name, Target: img.Target})
 	}
 	same := func(a, b Entry) bool {
 		return a.Name == b.Name && a.Target.Digest == b.Target.Digest && a.Target.Size == b.Target.Size

@@ -142,7 +142,7 @@ func (s Store) exported(ctx context.Context, name string, o ExportOptions) (*exp
 	}
 	var gaps *MissingError
 	if errors.As(err, &gaps) && o.Registry != nil && (o.FetchMissing || areLazy(img, gaps.Missing)) {
-		if err := s.fetchMissing(ctx, img, o); err != nil {
+		if err := s.fetchMissing(ctx, img, o.Registry, o.Choice, o.Progress); err != nil {
 			return nil, fmt.Errorf("export %s: %w", name, err)
 		}
 		o.Registry = nil
@@ -207,12 +207,11 @@ func (s Store) selected(ctx context.Context, img metadata.Image, want Choice) (s
 
 // fetchMissing pulls what an image lacks from where its name points, by digest: a tag may stand
 // for something else by now.
-func (s Store) fetchMissing(ctx context.Context, img metadata.Image, o ExportOptions) error {
+func (s Store) fetchMissing(ctx context.Context, img metadata.Image, reg Registry, choice Choice, sink progress.Sink) error {
 	r, err := ref.Parse(img.Name)
 	if err != nil {
 		return err
 	}
-	choice := o.Choice
 	if len(choice.Platforms) == 0 && !choice.All {
 		for _, p := range img.Platforms {
 			if p.Wanted {
@@ -220,7 +219,7 @@ func (s Store) fetchMissing(ctx context.Context, img metadata.Image, o ExportOpt
 			}
 		}
 	}
-	p := newPull(s, o.Registry, r, PullOptions{Choice: choice, Progress: o.Progress, OnlyChosen: true, UnpackOptions: UnpackOptions{NoUnpack: true}})
+	p := newPull(s, reg, r, PullOptions{Choice: choice, Progress: sink, OnlyChosen: true, UnpackOptions: UnpackOptions{NoUnpack: true}})
 	_, err = p.run(ctx, img.Target)
 	return err
 }

@@ -28,7 +28,8 @@ type Registry interface {
 
 // blobs is what a fetcher asks for.
 type blobs interface {
-	// Blob reads d from offset to its end, over as many connections as it takes.
+	// Blob reads d from offset to its end, over as many connections as it takes. If the reader has a
+	// method Blame, it is a [blamer].
 	Blob(ctx context.Context, r ref.Reference, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error)
 }
 
@@ -51,6 +52,7 @@ type fetcher struct {
 	from    blobs
 	source  ref.Reference
 	streams int
+	small   int // that many small blobs are fetched beside; 0: they are no exception
 	sink    progress.Sink
 	unpack  *unpacking // nil: nothing is unpacked on the way
 
@@ -72,7 +74,7 @@ func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 		// Whatever went wrong, what is whole stays: on a full disk a commit still finds room.
 		err = errors.Join(err, f.flush(context.WithoutCancel(ctx)))
 	}()
-	err = par.Each(ctx, f.streams, blobs, func(ctx context.Context, b need) error {
+	err = f.each(ctx, blobs, func(ctx context.Context, b need) error {
 		in, err := f.fetch(ctx, b, false)
 		if in == nil {
 			return err
@@ -93,6 +95,26 @@ func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 		}
 		return f.content.Commit(ctx, in)
 	})
+}
+
+// each does something for every blob, for as many at once as there are streams.
+func (f *fetcher) each(ctx context.Context, blobs []need, do func(context.Context, need) error) error {
+	if f.small == 0 {
+		return par.Each(ctx, f.streams, blobs, do)
+	}
+	var small, large []need
+	for _, b := range blobs {
+		if b.Size < smallSize {
+			small = append(small, b)
+		} else {
+			large = append(large, b)
+		}
+	}
+	lanes := []func(context.Context) error{
+		func(ctx context.Context) error { return par.Each(ctx, f.streams, large, do) },
+		func(ctx context.Context) error { return par.Each(ctx, f.small, small, do) },
+	}
+	return par.Each(ctx, len(lanes), lanes, func(ctx context.Context, lane func(context.Context) error) error { return lane(ctx) })
 }
 
 // keep adds a whole ingest to those to be committed, and commits them when it is time.
@@ -139,30 +161,16 @@ func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest,
 	case err != nil:
 		return nil, err
 	}
-	resumed := in.Offset()
-	f.tell(progress.Started, b, resumed)
+	f.tell(progress.Started, b, in.Offset())
 	var layer *unpack.Stream
-	if resumed == 0 { // otherwise its beginning would have to be read back
+	if in.Offset() == 0 { // otherwise its beginning would have to be read back
 		if layer, err = f.unpack.stream(ctx, b); err != nil {
 			return nil, errors.Join(err, in.Close())
 		}
 	}
-	err = f.fill(ctx, in, layer, b)
-	if err == nil && resumed > 0 && in.Digest() != b.Digest {
-		// The bytes that were kept, or those that came now, are wrong, and nothing tells
-		// which. One try from the start decides it.
-		f.retrying(b, &content.MismatchError{Want: b.Digest, Got: in.Digest()})
-		if err = in.Reset(); err == nil {
-			resumed = 0
-			err = f.fill(ctx, in, nil, b)
-		}
-	}
-	mismatch := err == nil && in.Digest() != b.Digest
-	if mismatch {
-		err = &content.MismatchError{Want: b.Digest, Got: in.Digest()}
-	}
-	err = endStream(layer, err)
-	if mismatch || isBad(err) {
+	resumed, err := f.complete(ctx, in, layer, b)
+	var mismatch *content.MismatchError
+	if errors.As(err, &mismatch) || isBad(err) {
 		return nil, failed(b, errors.Join(err, in.Abort()))
 	}
 	if b.optional && errdefs.IsNotFound(err) {
@@ -182,6 +190,49 @@ func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest,
 	return in, nil
 }
 
+// complete brings the bytes that in lacks, unpacks them on the way unless layer is nil, and ends
+// layer. Wrong bytes are thrown away, with what was unpacked of them, as long as another host can be
+// asked for the right ones. It returns how many of the bytes were there before.
+func (f *fetcher) complete(ctx context.Context, in content.Ingest, layer *unpack.Stream, b need) (resumed int64, err error) {
+	resumed = in.Offset()
+	var bad error // what the layer failed with
+	blame := blamer(noBlame)
+	for {
+		next, err := f.fill(ctx, in, layer, b)
+		if next != nil {
+			blame = next
+		}
+		switch {
+		case bad == nil && isBad(err):
+			// Either the layer is bad or its bytes are wrong. All of them tell which.
+			bad, layer = endStream(layer, err), nil
+			continue
+		case err != nil:
+			return resumed, endStream(layer, err)
+		case in.Digest() == b.Digest && bad != nil:
+			return resumed, bad
+		case in.Digest() == b.Digest:
+			return resumed, endStream(layer, nil)
+		}
+		// When bytes were kept, those or the new ones are wrong, and nothing tells which. One try
+		// from the start decides it.
+		again := resumed > 0
+		err = &content.MismatchError{Want: b.Digest, Got: in.Digest()}
+		if !again {
+			err, again = blame(err)
+		}
+		err, layer, bad = endStream(layer, err), nil, nil
+		if !again {
+			return resumed, err
+		}
+		f.retrying(b, err)
+		if err := in.Reset(); err != nil {
+			return resumed, err
+		}
+		resumed = 0
+	}
+}
+
 // failed says what became of a blob.
 func failed(b need, err error) error {
 	var layer *unpack.LayerError
@@ -191,16 +242,31 @@ func failed(b need, err error) error {
 	return fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, err)
 }
 
-// fill reads what in lacks, and unpacks it on the way unless layer is nil.
-func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Stream, b need) error {
+// A blamer is told that what was read is wrong. It says who gave it, and whether the next one to read
+// the blob would ask somebody else.
+type blamer func(err error) (told error, again bool)
+
+func noBlame(err error) (error, bool) { return err, false }
+
+// blamerOf finds out whom to tell. What does not come from a registry has nobody.
+func blamerOf(body io.Reader) blamer {
+	if from, ok := body.(interface{ Blame(error) (error, bool) }); ok {
+		return from.Blame
+	}
+	return noBlame
+}
+
+// fill reads what in lacks, and unpacks it on the way unless layer is nil. The blamer is that of what
+// it read, or nil.
+func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Stream, b need) (blamer, error) {
 	if in.Offset() == b.Size {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	body, err := f.from.Blob(ctx, f.source, b.Descriptor, in.Offset(), func(err error) { f.retrying(b, err) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var also io.Writer
 	if layer != nil {
@@ -211,7 +277,7 @@ func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Str
 		// What still comes is not waited for.
 		cancel()
 	}
-	return errors.Join(err, body.Close())
+	return blamerOf(body), errors.Join(err, body.Close())
 }
 
 func (f *fetcher) tell(kind progress.Kind, b need, offset int64) {

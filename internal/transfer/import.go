@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -103,7 +104,15 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 	}
 	var failed []error
 	var whole []archive.Entry
+	refers, err := s.referrersAmong(ctx, found.Images)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
 	for _, e := range found.Images {
+		if refers[e.Target.Digest] {
+			whole = append(whole, e)
+			continue
+		}
 		if err := s.unpackImported(ctx, u, e, o); err != nil {
 			failed = append(failed, fmt.Errorf("import: %w", err))
 			continue
@@ -117,7 +126,7 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	for _, e := range whole {
-		if err := s.addImported(ctx, &batch, known, e, o); err != nil {
+		if err := s.addImported(ctx, &batch, known, e, refers[e.Target.Digest], o); err != nil {
 			failed = append(failed, fmt.Errorf("import: %w", err))
 			continue
 		}
@@ -132,6 +141,39 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 	}
 	res.Seconds = time.Since(begun).Seconds()
 	return res, errors.Join(failed...)
+}
+
+// referrersAmong tells which images without a name are listed only because they refer to others, as
+// signatures do. They are kept with these, and need no name.
+func (s Store) referrersAmong(ctx context.Context, list []archive.Entry) (map[image.Digest]bool, error) {
+	refers := map[image.Digest]bool{}
+	for _, e := range list {
+		if e.Name != "" || e.Tag != "" || e.Target.Size > image.MaxDocument {
+			continue
+		}
+		b, err := content.ReadBlob(ctx, s.Content, e.Target.Digest, image.MaxDocument)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		doc, err := image.ParseDocument(b)
+		if err != nil || doc.Subject == nil {
+			continue
+		}
+		here, err := s.have(ctx, *doc.Subject)
+		if err != nil {
+			return nil, err
+		}
+		if here {
+			refers[e.Target.Digest] = true
+		}
+	}
+	if !slices.ContainsFunc(list, func(e archive.Entry) bool { return !refers[e.Target.Digest] }) {
+		return nil, nil // there is nothing else
+	}
+	return refers, nil
 }
 
 // readImported finds out what one image of an archive is: its name, its documents, and the
@@ -201,8 +243,9 @@ func (s Store) unpackImported(ctx context.Context, u *unpacking, e archive.Entry
 	return nil
 }
 
-// addImported adds to a batch what makes one image of an archive: its rows and its name.
-func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map[image.Digest]bool, e archive.Entry, o ImportOptions) error {
+// addImported adds to a batch what makes one image of an archive: its rows, and its name unless it only
+// refers to another.
+func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map[image.Digest]bool, e archive.Entry, refers bool, o ImportOptions) error {
 	name, t, chosen, err := s.readImported(ctx, e, o)
 	if err != nil {
 		return err
@@ -230,6 +273,9 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	batch.Documents = append(batch.Documents, docs...)
+	if refers {
+		return nil
+	}
 	put := metadata.PutImage{Name: name, Target: e.Target}
 	for _, d := range chosen {
 		put.Want = append(put.Want, d.Digest)

@@ -1,5 +1,9 @@
-// Package transfer moves images: from a registry into the store (pull), from the store into an
-// archive (export) and back (import).
+// Package transfer moves images: from a registry into the store (pull) and back (push), from the
+// store into an archive (export) and back (import), and past the store from any place to any other (copy).
+//
+// A push is a copy whose source is the store. A copy reads the documents of a source into a cargo,
+// leaves of it what was asked for, settles what is missing with the target, and then carries blobs,
+// manifests, indexes and the name, in this order.
 //
 // It owns the order of things. Bytes go through once, hashed and written as they arrive, and are
 // never read back: layers are unpacked in the same pass. What is whole is made durable with one

@@ -25,7 +25,10 @@ import (
 	"github.com/stowage/stowage/internal/transfer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The registry that runs in this process has goroutines without an end.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+}
 
 func fresh(t *testing.T) transfer.Store {
 	t.Helper()

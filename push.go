@@ -1,0 +1,26 @@
+package stowage
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/transfer"
+)
+
+// Push brings a stored image to a registry, under the name target, or if that is empty under
+// its own. See [transfer.Push].
+func (s *Store) Push(ctx context.Context, name, target string, o PushOptions) (*PushResult, error) {
+	img, err := s.find(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("push %s: %w", name, err)
+	}
+	if target == "" {
+		target = img.Name
+	}
+	to, err := ref.Parse(target)
+	if err != nil {
+		return nil, fmt.Errorf("push %s: %w", name, err)
+	}
+	return transfer.Push(ctx, s.place(), s.reg, img.Name, to, o)
+}
