@@ -16,6 +16,9 @@ const (
 	sixLayers  = "six"  // some 230 MB, of the machine's files
 	tinyLayers = "tiny" // twelve layers of 4 KiB
 	oneLayer   = "big"  // one layer of 1 GB, of the machine's files
+
+	pushImage   = "half"  // six layers, some 500 MB, of the machine's files
+	fortyLayers = "forty" // forty layers of 4 KiB
 )
 
 // The images that the cases pull and unpack, of Debian's packages.
@@ -76,9 +79,11 @@ func tars(name string) ([]imagetest.Tar, error) {
 		return imagetest.Machine(277*mb, 185*mb, 92*mb, 69*mb, 46*mb, 23*mb)
 	case oneLayer:
 		return imagetest.Machine(2500 * mb)
+	case pushImage:
+		return imagetest.Machine(600*mb, 400*mb, 200*mb, 150*mb, 100*mb, 50*mb)
 	}
 	var tiny []imagetest.Tar
-	for seed := range uint64(12) {
+	for seed := range map[string]uint64{tinyLayers: 12, fortyLayers: 40}[name] {
 		tiny = append(tiny, imagetest.Seeded(seed, 4<<10))
 	}
 	return tiny, nil

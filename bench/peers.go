@@ -73,7 +73,7 @@ func skopeoPull(reference string) step {
 
 // skopeo copies from one place to another, with no signature policy to find.
 func skopeo(from, to string) []string {
-	return []string{"skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", from, to}
+	return []string{"skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false", from, to}
 }
 
 // said runs a program that tells its version and returns a word, from 0, of the first line.
