@@ -18,7 +18,7 @@ import (
 
 const (
 	// checkpointEvery is how many bytes a killed process can lose.
-	checkpointEvery = 16 << 20
+	checkpointEvery = 4 << 20
 	// slight is how many bytes are sooner brought again than kept with care. So small a blob
 	// has no state unless it is written in pieces, since making and removing the file would
 	// double its cost; and a Close waits for the disk, to outlive a power loss, only above it.
