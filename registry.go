@@ -15,6 +15,13 @@ type (
 	RegistryExplanation = registry.Explanation
 )
 
+// CheckRegistry tells whether host can be logged in to. Errors: [errdefs.ErrInvalidArgument], with
+// the reason.
+func CheckRegistry(host string) error {
+	_, err := registry.RegistryName(host)
+	return err
+}
+
 // Login asks a registry whether it takes a user name and a password, and if so keeps them where
 // docker does: with a credential helper, or in the first of o.AuthFiles. Errors:
 // [errdefs.ErrUnauthenticated] when it refuses them; [errdefs.ErrUnavailable];

@@ -28,7 +28,10 @@ podman's. What docker and podman are logged in to, stowage is logged in to as we
 	reg.add(cmd)
 	cmd.Flags().BoolVar(&stdin, "password-stdin", false, "take the password from standard input")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		host := hostArg(args)
+		host, err := hostArg(args)
+		if err != nil {
+			return err
+		}
 		if stdin {
 			if reg.user == "" || strings.Contains(reg.user, ":") {
 				return usagef("--password-stdin: give the user name, and it alone, with -u")
@@ -69,9 +72,12 @@ podman's. What docker and podman are logged in to, stowage is logged in to as we
 	return cmd
 }
 
-func hostArg(args []string) string {
+func hostArg(args []string) (string, error) {
 	if len(args) == 0 {
-		return "docker.io"
+		return "docker.io", nil
 	}
-	return args[0]
+	if err := stowage.CheckRegistry(args[0]); err != nil {
+		return "", usageError{err}
+	}
+	return args[0], nil
 }

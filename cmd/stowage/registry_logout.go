@@ -17,7 +17,10 @@ podman, and in the credential helpers that they name.`,
 		Example: `  stowage logout registry.example.com`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			host := hostArg(args)
+			host, err := hostArg(args)
+			if err != nil {
+				return err
+			}
 			o, err := a.registry(&registryFlags{})
 			if err != nil {
 				return err

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -216,6 +218,43 @@ func TestCheckRealm(t *testing.T) {
 		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
 			t.Errorf("%s at %s: got %v, %v; want %q", tc.realm, tc.server, got, err, tc.want)
 		}
+	}
+}
+
+// Where a token server redirects to, a secret goes only if that is the same server, and nothing goes
+// from https to http.
+func TestTokenRedirect(t *testing.T) {
+	const from = "https://auth.example/token"
+	for _, tc := range []struct {
+		name, from, to string
+		post           bool
+		before         int    // redirects
+		want           string // empty: it is followed
+	}{
+		{name: "another path", from: from, to: "https://auth.example/v2/token", post: true},
+		{name: "another server, asked by GET", from: from, to: "https://other.example/token"},
+		{name: "another server, asked by POST", from: from, to: "https://other.example/token", post: true, want: "with a secret to another server, other.example"},
+		{name: "another port, asked by POST", from: from, to: "https://auth.example:8443/token", post: true, want: "with a secret to another server, auth.example:8443"},
+		{name: "TLS no more", from: from, to: "http://auth.example/token", want: "from https to http, at auth.example"},
+		{name: "never TLS", from: "http://auth.example/token", to: "http://auth.example/v2/token", post: true},
+		{name: "for ever", from: from, to: from, before: maxRedirects, want: "more than 10 redirects"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			method := http.MethodGet
+			var body io.Reader
+			if tc.post {
+				method, body = http.MethodPost, strings.NewReader("password=x")
+			}
+			req := httptest.NewRequest(method, tc.to, body)
+			if !tc.post {
+				req.Body = nil // as a client's is
+			}
+			via := slices.Repeat([]*http.Request{httptest.NewRequest(method, tc.from, nil)}, max(tc.before, 1))
+			err := tokenRedirect(req, via)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
 	}
 }
 

@@ -102,7 +102,7 @@ func TestCredentials(t *testing.T) {
 		{name: "of another registry", options: file(`{"auths":{"x%s":{"auth":"` + basic("me", secret) + `"}}}`), want: "needs a login"},
 		{name: "anonymous", guard: &rt.Guard{Anonymous: true, User: "me", Password: secret}, options: none, bearer: "GET"},
 		{
-			name: "wrong", guard: &rt.Guard{User: "me", Password: "other"}, want: "401 Unauthorized",
+			name: "wrong", guard: &rt.Guard{User: "me", Password: "other"}, want: "it refuses the user name or the password",
 			options: func(*testing.T, string) registry.Options {
 				return registry.Options{Username: "me", Password: secret}
 			},

@@ -70,9 +70,7 @@ func (s *tokenServer) fetch(ctx context.Context, params map[string]string, to *u
 		}
 	}
 	if err != nil {
-		n := &NetworkError{Host: realm.Host, What: "a token", Err: err, stalled: isTimeout(err)}
-		n.Reason, n.lasting = explain(err)
-		return token{}, n
+		return token{}, networkError(realm.Host, "a token", err)
 	}
 	return readToken(resp, begun)
 }
@@ -168,8 +166,8 @@ func readToken(resp *http.Response, begun time.Time) (token, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken+1))
 	if err != nil {
-		n := &NetworkError{Host: host, What: "a token", Err: err, stalled: isTimeout(err)}
-		n.Reason, _ = explain(err)
+		n := networkError(host, "a token", err)
+		n.lasting = false // it began well
 		return token{}, n
 	}
 	t, ok := parseToken(body, begun)

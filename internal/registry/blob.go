@@ -46,7 +46,7 @@ func (c *Client) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, 
 	}
 	origin := &origin{c: c, d: d, all: list}
 	b := &blob{
-		ctx: ctx, repo: r.Repository(), d: d, offset: offset, end: d.Size, onFault: onFault, origin: origin,
+		ctx: ctx, repo: r.Repository(), offset: offset, end: d.Size, onFault: onFault, origin: origin,
 		turns: newRotation(origin.unblamed(), c.o.Backoff), enough: int64(minRate * 2 * c.o.Stall.Seconds()),
 	}
 	switch {
@@ -67,7 +67,6 @@ type blob struct {
 	*origin
 	ctx     context.Context
 	repo    string
-	d       image.Descriptor
 	offset  int64         // of the next byte
 	end     int64         // of the span; grows when a host knows only the whole blob
 	body    io.ReadCloser // from offset on; nil between connections
@@ -134,7 +133,7 @@ func (b *blob) aim(end int64) {
 // branch reads another span, ahead of b and from the same host.
 func (b *blob) branch(ctx context.Context, from, end int64) *blob {
 	return &blob{
-		origin: b.origin, ctx: ctx, repo: b.repo, d: b.d, offset: from, end: end, enough: b.enough, onFault: b.onFault,
+		origin: b.origin, ctx: ctx, repo: b.repo, offset: from, end: end, enough: b.enough, onFault: b.onFault,
 		turns: newRotation([]*endpoint{b.turns.host()}, 0), ahead: true,
 	}
 }

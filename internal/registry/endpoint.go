@@ -48,7 +48,7 @@ type endpoint struct {
 func (c *Client) newEndpoint(registry string, h hosts.Host, front bool) (*endpoint, error) {
 	config, err := tlsConfig(h)
 	if err != nil {
-		return nil, fmt.Errorf("set up TLS for %s: %w", h.URL.Host, err)
+		return nil, fmt.Errorf("set up TLS for %s (%s): %v: %w", h.URL.Host, h.Why, err, errdefs.ErrInvalidArgument)
 	}
 	e := &endpoint{Host: h, log: c.o.Log, health: c.health(h.URL), front: front, stall: c.o.Stall}
 	own := h.URL.Host == registry || registry == "docker.io" && h.URL.Host == "registry-1.docker.io"
@@ -77,6 +77,15 @@ func (c *Client) newEndpoint(registry string, h hosts.Host, front bool) (*endpoi
 	return e, nil
 }
 
+// hostPort is the address that u stands for, in one spelling.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
 // proxy finds out what a request goes through: u, nothing if u is empty, or what the environment says
 // if it is nil.
 func proxy(u *url.URL) func(*http.Request) (*url.URL, error) {
@@ -102,7 +111,7 @@ func tlsConfig(h hosts.Host) (*tls.Config, error) {
 				return nil, err
 			}
 			if !pool.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s holds no certificate: %w", file, errdefs.ErrInvalidArgument)
+				return nil, fmt.Errorf("%s holds no certificate", file)
 			}
 		}
 		config.RootCAs = pool

@@ -32,6 +32,8 @@ type Error struct {
 	Code       string        // the registry's word for it, DIGEST_INVALID; empty: it has none
 	Message    string        // what the registry says, cut to one short line
 	RetryAfter time.Duration // how long it asks to be left alone; 0: it does not say
+
+	knew bool // it was shown a user name and a password
 }
 
 func (e *Error) Error() string {
@@ -39,12 +41,18 @@ func (e *Error) Error() string {
 	if e.Message != "" {
 		s += ": " + e.Message
 	}
-	if e.Status == http.StatusUnauthorized {
+	switch {
+	case e.Status != http.StatusUnauthorized:
+	case e.knew:
+		s += ": " + refusal
+	default:
 		// Registries do not tell strangers whether a repository exists.
 		s += ": it does not exist, or needs a login"
 	}
 	return s
 }
+
+const refusal = "it refuses the user name or the password"
 
 func (e *Error) Unwrap() error {
 	switch {
@@ -99,6 +107,7 @@ const (
 // answered makes an error of an answer, and closes it.
 func answered(resp *http.Response, what string) error {
 	e := &Error{Host: resp.Request.URL.Host, What: what, Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header, time.Now())}
+	_, _, e.knew = resp.Request.BasicAuth()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // as much of it as there is
 	_ = resp.Body.Close()
 	var doc struct {
@@ -156,9 +165,7 @@ func (e *endpoint) failure(err error, what string) error {
 	case errdefs.IsUnauthorized(err), errdefs.IsInvalidArgument(err): // a rewrite rule that gives no repository
 		return err
 	}
-	n := &NetworkError{Host: e.URL.Host, What: what, Err: err}
-	n.Reason, n.lasting = explain(err)
-	n.stalled = isTimeout(err)
+	n := networkError(e.URL.Host, what, err)
 	var dial *net.OpError
 	if (e.front || errors.As(err, &dial) && dial.Op == "dial") && !e.health.known() {
 		// A server that never answered is not waited for.
@@ -169,8 +176,14 @@ func (e *endpoint) failure(err error, what string) error {
 
 // broken makes an error of an answer that broke off.
 func (e *endpoint) broken(err error, what string) error {
-	n := &NetworkError{Host: e.URL.Host, What: what, Err: err, stalled: isTimeout(err)}
-	n.Reason, _ = explain(err)
+	n := networkError(e.URL.Host, what, err)
+	n.lasting = false // it began well
+	return n
+}
+
+func networkError(host, what string, err error) *NetworkError {
+	n := &NetworkError{Host: host, What: what, Err: err, stalled: isTimeout(err)}
+	n.Reason, n.lasting = explain(err)
 	return n
 }
 
@@ -201,7 +214,7 @@ func explain(err error) (reason string, lasting bool) {
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return "it refused the TLS connection: " + oneLine(innermost(remote).Error()), true
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, new(tls.RecordHeaderError)):
-		return "it speaks plain HTTP where HTTPS was expected; --plain-http allows that", true
+		return "it speaks plain HTTP where HTTPS was expected; --plain-http, or a URL with http:// in hosts.toml, allows that", true
 	case errors.As(err, &dns):
 		if dns.IsNotFound {
 			return "there is no such host", true

@@ -131,7 +131,7 @@ func (e *endpoint) try(ctx context.Context, r ref.Reference) []Trial {
 	manifest := manifestRequest(r, want)
 	manifest.method = http.MethodHead
 	return []Trial{
-		e.trial(ctx, "GET /v2/", request{method: http.MethodGet, what: pingWhat, scopes: []string{}}),
+		e.trial(ctx, "GET /v2/", pingRequest()),
 		e.trial(ctx, "HEAD manifest", manifest),
 	}
 }

@@ -3,11 +3,13 @@ package registry_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -24,6 +26,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/registry"
 	rt "github.com/stowage/stowage/internal/registry/registrytest"
@@ -66,7 +69,7 @@ func TestBadCertificates(t *testing.T) {
 		{"self-signed and trusted", good, ca, ""},
 		{"self-signed", good, "", "signed by an authority that is not trusted here; name it as ca in hosts.toml"},
 		{"another authority", good, otherCA, "signed by an authority that is not trusted here"},
-		{"expired", expired, expiredCA, "its certificate is not valid: "},
+		{"expired", expired, expiredCA, "its certificate is not valid: x509: certificate has expired"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			host, _ := secure(t, f.registry, &tls.Config{Certificates: []tls.Certificate{tc.cert}})
@@ -224,6 +227,85 @@ func TestIPv6(t *testing.T) {
 	if err != nil || found.Digest != f.root.Digest {
 		t.Errorf("got %s, %v", found.Digest, err)
 	}
+}
+
+// A host whose IPv6 address takes no connection is reached at its IPv4 address, long before the time
+// that a connection may take is over.
+func TestDeadIPv6(t *testing.T) {
+	f := serve(t)
+	var l net.Listener
+	for l == nil { // until a port is free at both
+		l, _ = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", deaf(t)))
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: f.registry}}
+	s.Start()
+	t.Cleanup(s.Close)
+	before := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go answer(theirs, map[byte][]byte{1: {127, 0, 0, 1}, 28: net.IPv6loopback})
+		return ours, nil
+	}}
+	t.Cleanup(func() { net.DefaultResolver = before })
+	dir := hostsDir(t, "r.example", fmt.Sprintf("server = \"http://two.example:%d\"\ndial_timeout = \"1h\"\n", l.Addr().(*net.TCPAddr).Port))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	found, err := dial(t, registry.Options{HostsDirs: []string{dir}}).Resolve(ctx, parse(t, "r.example/"+repo+":v1"))
+	if err != nil || found.Digest != f.root.Digest {
+		t.Errorf("got %s, %v", found.Digest, err)
+	}
+}
+
+// deaf makes a port of [::1] that a connection to is never made: its queue is full.
+func deaf(t *testing.T) (port int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) }) // nothing was written to it
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet6{Addr: [16]byte(net.IPv6loopback)}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port = name.(*unix.SockaddrInet6).Port
+	for range 100 {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("[::1]:%d", port), 200*time.Millisecond)
+		if err != nil {
+			if late := net.Error(nil); !errors.As(err, &late) || !late.Timeout() {
+				t.Fatal(err)
+			}
+			return port
+		}
+		t.Cleanup(func() { _ = c.Close() }) // nothing was written to it
+	}
+	t.Fatal("the queue of a listener has no end")
+	return 0
+}
+
+// answer is a DNS server for whatever name, which knows addresses by the type of their records.
+func answer(c net.Conn, addresses map[byte][]byte) {
+	defer func() { _ = c.Close() }() // who asked has the answer, or is gone
+	var length [2]byte
+	if _, err := io.ReadFull(c, length[:]); err != nil {
+		return
+	}
+	m := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(c, m); err != nil {
+		return
+	}
+	// A header of 12 bytes, and a question: a name that ends with 0, a type and a class (RFC 1035).
+	m = m[:12+bytes.IndexByte(m[12:], 0)+5]
+	address := addresses[m[len(m)-3]]
+	copy(m[2:], []byte{0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0})
+	// The name, as where it stands before; type, class, and a time to live; the address.
+	m = append(m, 0xc0, 12, 0, m[len(m)-3], 0, 1, 0, 0, 0, 60, 0, byte(len(address)))
+	m = append(m, address...)
+	binary.BigEndian.PutUint16(length[:], uint16(len(m)))
+	_, _ = c.Write(append(length[:], m...)) // who asked may be gone
 }
 
 // A server that speaks HTTP/2 is spoken to in it, over one connection.

@@ -32,10 +32,7 @@ type health struct {
 
 // health is that of the server at u.
 func (c *Client) health(u url.URL) *health {
-	key := u.Scheme + "://" + u.Host
-	if u.Port() == "" {
-		key += ":" + map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
+	key := u.Scheme + "://" + hostPort(&u)
 	h, ok := c.healths[key]
 	if !ok {
 		h = new(health)

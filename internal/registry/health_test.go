@@ -78,7 +78,7 @@ func connect(t *testing.T, o Options, servers ...*server) (*Client, ref.Referenc
 	}
 	c := New(o)
 	for i, s := range servers {
-		h := hosts.Host{Capabilities: hosts.Pull | hosts.Resolve, DialTimeout: 5 * time.Second}
+		h := hosts.Host{Capabilities: hosts.Pull | hosts.Resolve | hosts.Push, DialTimeout: 5 * time.Second}
 		h.URL.Scheme, h.URL.Host, h.URL.Path = "http", fmt.Sprintf("host%d.example", i), "/v2"
 		e, err := c.newEndpoint("r.example", h, i < len(servers)-1)
 		if err != nil {

@@ -31,7 +31,7 @@ type Stored struct {
 // [errdefs.ErrFailedPrecondition] when hosts.toml has the registry itself asked for nothing;
 // [errdefs.ErrInvalidArgument] when host is none, or there is no file to keep them in.
 func (c *Client) Login(ctx context.Context, host, username, password string) (Stored, error) {
-	name, err := registryName(host)
+	name, err := RegistryName(host)
 	if err != nil {
 		return Stored{}, err
 	}
@@ -59,7 +59,7 @@ func (c *Client) Login(ctx context.Context, host, username, password string) (St
 // that they name forget them. It tells where some were; nowhere is no error. Files that could be
 // dealt with were, even with an error. Errors: [errdefs.ErrInvalidArgument] when host is none.
 func (c *Client) Logout(ctx context.Context, host string) ([]Stored, error) {
-	name, err := registryName(host)
+	name, err := RegistryName(host)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +151,9 @@ func fileStore(file string) (*credentials.FileStore, error) {
 	return credentials.NewFileStore(target)
 }
 
-// registryName is the name in references of what people log in to: docker's fingers type URLs.
-func registryName(host string) (string, error) {
+// RegistryName is the name in references of what people log in to: docker's fingers type URLs.
+// Errors: [errdefs.ErrInvalidArgument].
+func RegistryName(host string) (string, error) {
 	name := normalKey(host)
 	if r, err := ref.Parse(name + "/x"); err != nil || r.Registry() != name {
 		return "", fmt.Errorf("registry %q: want HOST[:PORT]: %w", host, errdefs.ErrInvalidArgument)
@@ -164,7 +165,7 @@ func registryName(host string) (string, error) {
 type refusedError struct{ message string }
 
 func (e *refusedError) Error() string {
-	s := "it refuses the user name or the password"
+	s := refusal
 	if e.message != "" {
 		s += ": " + e.message
 	}
@@ -183,29 +184,35 @@ func (c *Client) accepts(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	var others []string
 	for _, e := range list {
 		if e.ns != "" {
-			continue // it stands in for the registry
+			others = append(others, e.URL.Host) // that stand in for the registry
+			continue
 		}
-		resp, err := e.ping(ctx)
+		req := pingRequest()
+		resp, err := e.send(ctx, req)
 		if err == nil && resp.StatusCode == http.StatusOK {
 			return resp.Body.Close()
 		}
 		if err == nil {
-			err = answered(resp, pingWhat)
+			err = answered(resp, req.what)
 		}
 		var answer *Error
 		if errors.As(err, &answer) && answer.Status == http.StatusUnauthorized {
 			return &refusedError{answer.Message}
 		}
+		var network *NetworkError
+		if errors.As(err, &network) && network.Host == name {
+			return fmt.Errorf("%s: %w", network.Reason, errdefs.ErrUnavailable) // who it is about is told already
+		}
 		return err
 	}
-	return fmt.Errorf("its hosts.toml has other servers stand in for it: log in to those: %w", errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("its configuration has others stand in for it, which have credentials of their own: %s: %w",
+		strings.Join(others, ", "), errdefs.ErrFailedPrecondition)
 }
 
-const pingWhat = "its version"
-
-// ping asks a server whether it is a registry that takes our credentials.
-func (e *endpoint) ping(ctx context.Context) (*http.Response, error) {
-	return e.send(ctx, request{method: http.MethodGet, what: pingWhat, scopes: []string{}})
+// pingRequest asks a server whether it is a registry that takes our credentials.
+func pingRequest() request {
+	return request{method: http.MethodGet, what: "its version", scopes: []string{}}
 }

@@ -14,6 +14,10 @@ import (
 
 func what(d image.Descriptor, repo string) string { return "blob " + d.Digest.String() + " of " + repo }
 
+func blobRequest(repo string, d image.Descriptor) request {
+	return request{repo: repo, path: "blobs/" + d.Digest.String(), what: what(d, repo)}
+}
+
 func tooLong(e *endpoint, d image.Descriptor) error {
 	return fmt.Errorf("%s has more than the %d bytes of %s: %w", e.URL.Host, d.Size, d.Digest, errdefs.ErrDataLoss)
 }
@@ -23,7 +27,8 @@ var errRange = fmt.Errorf("it does not give the part of a blob that is asked for
 
 // blob asks one host for the span that b has left, and tells where the answer ends.
 func (e *endpoint) blob(b *blob) (io.ReadCloser, int64, error) {
-	req := request{method: http.MethodGet, repo: b.repo, path: "blobs/" + b.d.Digest.String(), what: what(b.d, b.repo)}
+	req := blobRequest(b.repo, b.d)
+	req.method = http.MethodGet
 	switch {
 	case b.end < b.d.Size:
 		req.header = http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.offset, b.end-1)}}

@@ -46,6 +46,16 @@ type PushOutcome struct {
 // HasBlob tells whether the repository that r names has the blob d, at the host that takes
 // uploads. Errors are those of [Client.PushManifest].
 func (c *Client) HasBlob(ctx context.Context, r ref.Reference, d image.Descriptor) (bool, error) {
+	return c.has(ctx, r, d, blobRequest(r.Repository(), d))
+}
+
+// HasManifest tells whether the repository that r names has the manifest or index d, at the host
+// that takes uploads. Errors are those of [Client.PushManifest].
+func (c *Client) HasManifest(ctx context.Context, r ref.Reference, d image.Descriptor) (bool, error) {
+	return c.has(ctx, r, d, manifestRequest(r, d.Digest.String()))
+}
+
+func (c *Client) has(ctx context.Context, r ref.Reference, d image.Descriptor, req request) (has bool, err error) {
 	if err := image.CheckDescriptor(d); err != nil {
 		return false, err
 	}
@@ -53,9 +63,8 @@ func (c *Client) HasBlob(ctx context.Context, r ref.Reference, d image.Descripto
 	if err != nil {
 		return false, err
 	}
-	var has bool
 	err = c.persist(ctx, e, func() (err error) {
-		has, err = e.hasBlob(ctx, r.Repository(), d)
+		has, err = e.has(ctx, req)
 		return err
 	})
 	return has, err
@@ -164,28 +173,7 @@ func (c *Client) pushHost(r ref.Reference) (*endpoint, error) {
 
 // persist asks one host until it has an answer.
 func (c *Client) persist(ctx context.Context, e *endpoint, ask func() error) error {
-	turns := newRotation([]*endpoint{e}, c.o.Backoff)
-	for {
-		err := ask()
-		if err == nil {
-			return nil
-		}
-		if err := retry(ctx, turns, err); err != nil {
-			return err
-		}
-	}
-}
-
-// retry waits after err until another try makes sense, or tells that none does.
-func retry(ctx context.Context, turns *rotation, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	pause, over := turns.failed(err)
-	if over != nil {
-		return over
-	}
-	return sleep(ctx, pause)
+	return c.inTurn(ctx, []*endpoint{e}, func(*endpoint) error { return ask() })
 }
 
 // pushScopes are what a token must allow to push to repo. All requests of a push name the same, so
@@ -198,9 +186,24 @@ func (e *endpoint) pushScopes(repo string) []string {
 	return []string{auth.ScopeRepository(there, auth.ActionPull, auth.ActionPush)}
 }
 
-// hasBlob asks one host whether repo has d.
-func (e *endpoint) hasBlob(ctx context.Context, repo string, d image.Descriptor) (bool, error) {
-	return e.has(ctx, request{repo: repo, path: "blobs/" + d.Digest.String(), what: what(d, repo), scopes: e.pushScopes(repo)})
+// has tells whether one host has what req is about, for a push to go on from.
+func (e *endpoint) has(ctx context.Context, req request) (bool, error) {
+	req.method, req.scopes = http.MethodHead, e.pushScopes(req.repo)
+	resp, err := e.send(ctx, req)
+	if err != nil {
+		return false, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		if err := answered(resp, req.what); !errdefs.IsNotFound(err) {
+			return false, err
+		}
+		return false, nil
+	}
+	_ = resp.Body.Close() // there is nothing in it
+	if mediaType(resp) == "text/html" {
+		return false, errHTML(resp, req.what)
+	}
+	return true, nil
 }
 
 // putManifest stores a document at one host. It tells whether the host took note of its subject.

@@ -5,17 +5,21 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
+	third "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/image"
@@ -106,6 +110,55 @@ func TestPatience(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that stops taking bytes is found out, and the upload goes on.
+func TestUploadStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		defer close(over)
+		var mu sync.Mutex
+		var methods []string
+		store := third.New(third.Logger(log.New(io.Discard, "", 0)))
+		s := &server{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			stall := r.Method == http.MethodPut && !slices.Contains(methods, http.MethodPut)
+			methods = append(methods, r.Method)
+			mu.Unlock()
+			if stall {
+				<-over
+				panic(http.ErrAbortHandler) // the server closes at once
+			}
+			store.ServeHTTP(w, r)
+		})}
+		c, r := connect(t, Options{Stall: 10 * time.Second}, s)
+		b := bytes.Repeat([]byte("some"), 1<<20)
+		d := image.Describe(image.OCILayer, b)
+		source := BlobSource{Open: func(_ context.Context, offset int64) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(b[offset:])), nil
+		}}
+		var told []error
+		begun := time.Now()
+		got, err := c.PushBlob(t.Context(), r, d, source, func(err error) { told = append(told, err) })
+		if err != nil || got.How != Uploaded {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		if took := time.Since(begun); took < 10*time.Second || took > 11*time.Second {
+			t.Errorf("it took %v, want one stall", took)
+		}
+		if len(told) == 0 || !strings.Contains(told[0].Error(), "no byte was taken for too long") {
+			t.Errorf("told of %v", told)
+		}
+		mu.Lock()
+		asked := strings.Join(methods, " ")
+		mu.Unlock()
+		if asked != "HEAD POST PUT GET HEAD POST PATCH PATCH PUT" {
+			t.Errorf("requests: %s", asked)
+		}
+		if has, err := c.HasBlob(t.Context(), r, d); !has || err != nil {
+			t.Errorf("it is there: %t, %v", has, err)
+		}
+	})
 }
 
 // An answer that comes before all of a body was taken is not cut off by what is left of the body.

@@ -27,8 +27,8 @@ const (
 // under the tag that stands in for it. That there are none is no error. What the list says of them
 // is not checked.
 //
-// Errors are those of [Client.Resolve]; [errdefs.ErrInvalidArgument] also when a list is malformed or
-// has more than 10,000 entries.
+// Errors are those of [Client.Resolve]; [errdefs.ErrInvalidArgument] also when a list is malformed,
+// leads in a circle, or has more than 10,000 entries.
 func (c *Client) Referrers(ctx context.Context, r ref.Reference, subject image.Digest) ([]image.Descriptor, error) {
 	if err := image.CheckDigest(subject); err != nil {
 		return nil, err
@@ -55,6 +55,7 @@ func (e *endpoint) listReferrers(ctx context.Context, r ref.Reference, subject i
 		what: "referrers of " + subject.String() + " in " + r.Repository(), header: http.Header{"Accept": {image.OCIIndex}},
 	}
 	var all []image.Descriptor
+	seen := map[image.Digest]bool{}
 	for {
 		resp, err := e.send(ctx, req)
 		if err != nil {
@@ -82,13 +83,20 @@ func (e *endpoint) listReferrers(ctx context.Context, r ref.Reference, subject i
 				return nil, fmt.Errorf("%s: %s: %w", e.URL.Host, req.what, err)
 			}
 		}
-		if all = append(all, index.Manifests...); len(all) > maxReferrers {
+		before := len(all)
+		for _, d := range index.Manifests {
+			if !seen[d.Digest] {
+				seen[d.Digest] = true
+				all = append(all, d)
+			}
+		}
+		if len(all) > maxReferrers {
 			return nil, fmt.Errorf("%s: more than %d %s: %w", e.URL.Host, maxReferrers, req.what, errdefs.ErrInvalidArgument)
 		}
 		if next == nil {
 			return all, nil
 		}
-		if len(index.Manifests) == 0 {
+		if len(all) == before {
 			return nil, errCircle(e, req.what)
 		}
 		req.at = next

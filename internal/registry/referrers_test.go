@@ -203,6 +203,12 @@ func TestReferrersAnswers(t *testing.T) {
 	one := func(hex string) string {
 		return `{"mediaType":"` + image.OCIManifest + `","digest":"sha256:` + strings.Repeat(hex, 64) + `","size":1}`
 	}
+	many := func(n int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf(`{"mediaType":"x/y","digest":"sha256:%064x","size":1}`, i))
+		}
+		return list
+	}
 	for _, tc := range []struct {
 		name  string
 		fault rt.Fault
@@ -211,7 +217,10 @@ func TestReferrersAnswers(t *testing.T) {
 		asked string
 	}{
 		{name: "pages", fault: rt.First(index(`</v2/`+repo+`/referrers/x?page=2>; rel="next"`, one("a"), one("b")), index("", one("c"))), want: 3, asked: "GET GET"},
-		{name: "a circle", fault: index(`<?page=2>; rel=next`, one("a")), kind: errdefs.ErrInvalidArgument},
+		{name: "a circle", fault: index(`<?page=2>; rel=next`, one("a")), kind: errdefs.ErrInvalidArgument, asked: "GET GET"},
+		{name: "one on two pages", fault: rt.First(index(`<?page=2>; rel="next"`, one("a"), one("b")), index("", one("b"), one("c"))), want: 3, asked: "GET GET"},
+		{name: "too many", fault: index("", many(10_001)...), kind: errdefs.ErrInvalidArgument, asked: "GET"},
+		{name: "as many as there may be", fault: index("", many(10_000)...), want: 10_000, asked: "GET"},
 		{name: "an empty circle", fault: index(`<?page=2>; rel=next`), kind: errdefs.ErrInvalidArgument, asked: "GET"},
 		{name: "another host", fault: index(`<http://127.0.0.2:1/v2/>; rel=next`, one("a")), kind: errdefs.ErrFailedPrecondition, asked: "GET"},
 		{name: "null", fault: rt.Answer(http.StatusOK, http.Header{"Content-Type": {image.OCIIndex}}, `{"manifests":null}`), asked: "GET"},

@@ -74,6 +74,11 @@ func (c *Client) try(ctx context.Context, r ref.Reference, need hosts.Capabiliti
 	if len(list) == 0 {
 		return noHost(r)
 	}
+	return c.inTurn(ctx, list, ask)
+}
+
+// inTurn asks hosts, each as often as makes sense, until one has an answer.
+func (c *Client) inTurn(ctx context.Context, list []*endpoint, ask func(*endpoint) error) error {
 	turns := newRotation(list, c.o.Backoff)
 	for {
 		err := ask(turns.next())
@@ -172,23 +177,9 @@ func (e *endpoint) document(ctx context.Context, req request) (string, []byte, e
 	if err != nil {
 		return "", nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return "", nil, answered(resp, req.what)
-	}
-	defer func() { _ = resp.Body.Close() }() // it was read to its end, or is of no use
-	t := mediaType(resp)
-	if t == "text/html" {
-		return "", nil, errHTML(resp, req.what)
-	}
-	if resp.ContentLength > image.MaxDocument {
-		return "", nil, tooLarge(req.what, resp.ContentLength)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxDocument+1))
+	body, err := e.read(resp, req.what)
 	if err != nil {
-		return "", nil, e.broken(err, req.what)
-	}
-	if len(body) > image.MaxDocument {
-		return "", nil, tooLarge(req.what, int64(len(body)))
+		return "", nil, err
 	}
 	if said := digest.Digest(resp.Header.Get("Docker-Content-Digest")); said != "" {
 		err := image.Verify(image.Descriptor{Digest: said, Size: int64(len(body))}, body)
@@ -196,7 +187,29 @@ func (e *endpoint) document(ctx context.Context, req request) (string, []byte, e
 			return "", nil, fmt.Errorf("%s: %s is not what its header says: %w", e.URL.Host, req.what, err)
 		}
 	}
-	return t, body, nil
+	return mediaType(resp), body, nil
+}
+
+// read takes the body of an answer that is a document, and closes it.
+func (e *endpoint) read(resp *http.Response, what string) ([]byte, error) {
+	if resp.StatusCode != http.StatusOK {
+		return nil, answered(resp, what)
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or is of no use
+	if mediaType(resp) == "text/html" {
+		return nil, errHTML(resp, what)
+	}
+	if resp.ContentLength > image.MaxDocument {
+		return nil, tooLarge(what, resp.ContentLength)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxDocument+1))
+	if err != nil {
+		return nil, e.broken(err, what)
+	}
+	if len(body) > image.MaxDocument {
+		return nil, tooLarge(what, int64(len(body)))
+	}
+	return body, nil
 }
 
 func tooLarge(what string, size int64) error {

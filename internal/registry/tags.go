@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -117,19 +115,9 @@ func (e *endpoint) tags(ctx context.Context, req request) ([]string, *url.URL, e
 
 // page reads one page of a list, and where the next is; nil: this is the last.
 func (e *endpoint) page(resp *http.Response, what string) ([]byte, *url.URL, error) {
-	if resp.StatusCode != http.StatusOK {
-		return nil, nil, answered(resp, what)
-	}
-	defer func() { _ = resp.Body.Close() }() // it was read to its end, or is of no use
-	if mediaType(resp) == "text/html" {
-		return nil, nil, errHTML(resp, what)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxDocument+1))
+	body, err := e.read(resp, what)
 	if err != nil {
-		return nil, nil, e.broken(err, what)
-	}
-	if len(body) > image.MaxDocument {
-		return nil, nil, tooLarge(what, int64(len(body)))
+		return nil, nil, err
 	}
 	target := nextLink(resp.Header.Values("Link"))
 	if target == "" {

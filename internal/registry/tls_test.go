@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -51,6 +52,7 @@ func TestTLS(t *testing.T) {
 	for _, tc := range []struct {
 		name, ref, toml string
 		want            string // in the error; empty: it works
+		kind            error  // nil: any
 	}{
 		{name: "loopback is not verified", ref: host},
 		{name: "a trusted authority", ref: "r.example", toml: "server = \"https://" + host + "\"\nca = \"" + ca + "\"\n"},
@@ -64,9 +66,9 @@ func TestTLS(t *testing.T) {
 		{name: "a client certificate", ref: "r.example", toml: "server = \"https://" + asClient + "\"\nskip_verify = true\nclient = \"" + ca + "\"\n"},
 		{name: "a client certificate in two files", ref: "r.example", toml: "server = \"https://" + asClient + "\"\nskip_verify = true\nclient = [[\"" + ca + "\", \"" + ca + "\"]]\n"},
 		{name: "no client certificate", ref: "r.example", toml: "server = \"https://" + asClient + "\"\nskip_verify = true\n", want: "it refused the TLS connection"},
-		{name: "no such authority file", ref: "r.example", toml: "server = \"https://" + host + "\"\nca = \"absent.pem\"\n", want: "absent.pem: no such file"},
-		{name: "no certificate in it", ref: "r.example", toml: "server = \"https://" + host + "\"\nca = \"hosts.toml\"\n", want: "holds no certificate"},
-		{name: "no such client certificate", ref: "r.example", toml: "server = \"https://" + host + "\"\nclient = \"absent.pem\"\n", want: "absent.pem"},
+		{name: "no such authority file", ref: "r.example", toml: "server = \"https://" + host + "\"\nca = \"absent.pem\"\n", want: "absent.pem: no such file", kind: errdefs.ErrInvalidArgument},
+		{name: "no certificate in it", ref: "r.example", toml: "server = \"https://" + host + "\"\nca = \"hosts.toml\"\n", want: "holds no certificate", kind: errdefs.ErrInvalidArgument},
+		{name: "no such client certificate", ref: "r.example", toml: "server = \"https://" + host + "\"\nclient = \"absent.pem\"\n", want: "absent.pem", kind: errdefs.ErrInvalidArgument},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := registry.Options{}
@@ -78,6 +80,9 @@ func TestTLS(t *testing.T) {
 			if tc.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.want) {
 					t.Fatalf("got %v, want %q", err, tc.want)
+				}
+				if tc.kind != nil && !errors.Is(err, tc.kind) {
+					t.Errorf("got %v, want %v", err, tc.kind)
 				}
 				if len(f.proxy.Requests()) > 0 {
 					t.Error("it was asked all the same")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -254,15 +253,6 @@ func (u *upload) moved(resp *http.Response) (err error) {
 	return err
 }
 
-// hostPort is the address that u stands for, in one spelling.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
-}
-
 // checkDigest refuses an answer that says that the host stored something else.
 func (u *upload) checkDigest(resp *http.Response) error {
 	said := image.Digest(resp.Header.Get("Docker-Content-Digest"))
@@ -369,7 +359,7 @@ func (u *upload) shrink(by int64) {
 // restart begins again with an upload that is lost, unless all of it had arrived before.
 func (u *upload) restart(err error) error {
 	if u.closing {
-		if has, err := u.host.hasBlob(u.ctx, u.repo, u.d); err == nil && has {
+		if has, err := u.host.has(u.ctx, blobRequest(u.repo, u.d)); err == nil && has {
 			u.done = true
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -93,7 +94,7 @@ func ReadConfig(file string, b []byte) (t Tables, containerd bool, err error) {
 		}
 		b, err := readFile(name)
 		if err != nil {
-			return Tables{}, true, fmt.Errorf("%s: import: %w", file, err)
+			return Tables{}, true, fmt.Errorf("%s: import: %v: %w", file, err, errdefs.ErrInvalidArgument)
 		}
 		more, further, _, err := parseConfig(name, b, true)
 		if err != nil {

@@ -90,7 +90,7 @@ const maxPassword = 64 << 10
 func readPassword(file string) (string, error) {
 	b, err := readFile(file)
 	if err != nil {
-		return "", fmt.Errorf("password_file: %w", err)
+		return "", fmt.Errorf("password_file: %v: %w", err, errdefs.ErrInvalidArgument)
 	}
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if len(b) == 0 || len(b) > maxPassword {

@@ -1,8 +1,6 @@
 package hosts_test
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -268,7 +266,7 @@ func TestLoadPassword(t *testing.T) {
 		})
 	}
 	root := write(t, map[string]string{"r.example/hosts.toml": auth})
-	if _, err := hosts.Load("r.example", hosts.Options{Dirs: []string{root}}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "hosts.toml:2: password_file: open "+filepath.Join(root, "pass")) {
+	if _, err := hosts.Load("r.example", hosts.Options{Dirs: []string{root}}); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "hosts.toml:2: password_file: open "+filepath.Join(root, "pass")) {
 		t.Errorf("a file that is not there: %v", err)
 	}
 }
