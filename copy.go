@@ -12,8 +12,8 @@ import (
 // CopyOptions tunes [Copy]. The zero value copies the image as it is, with what refers to it.
 type CopyOptions struct {
 	Choice
-	Streams     int             // blobs moved at once; 0: 4
-	NoReferrers bool            // leaves out what refers to the image: signatures, SBOMs
+	Streams     int             // blobs moved at once; 0: 4, and 16 small ones beside them
+	NoReferrers bool            // leaves out what refers to the image: signatures, SBOMs; also those under cosign's tags
 	NoSync      bool            // leaves it to the kernel when the bytes of folders and files reach the disk
 	Store       *Store          // for ends that are store:REF; its registry options count then
 	Registry    RegistryOptions // without a Store, how registries are reached

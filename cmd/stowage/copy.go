@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage"
@@ -26,7 +28,8 @@ one go: that works for OCI layouts, to docker:// and oci:.
 
 With one --platform, that platform's manifest is copied alone; with several, a new index of
 exactly these. What stays behind is said on standard error. A source that lacks platforms of
-its index is copied without them, but not to a registry.
+its index is copied without them, but not to a registry. From registry to registry, what cosign
+keeps under tags of its own, such as sha256-….sig, is copied too.
 
 The last line on standard output is TARGET@DIGEST.`,
 		Example: `  stowage copy docker://alpine docker://registry.example.com/mirror/alpine:3
@@ -45,7 +48,11 @@ The last line on standard output is TARGET@DIGEST.`,
 		if err != nil {
 			return err
 		}
-		piped := to.Path == "-" && (to.Transport == stowage.ArchiveTransport || to.Transport == stowage.DockerArchiveTransport)
+		if err := to.CheckTarget(); err != nil {
+			return usageError{err}
+		}
+		inFile := to.Transport == stowage.ArchiveTransport || to.Transport == stowage.DockerArchiveTransport
+		piped := to.Path == "-" && inFile
 		if piped {
 			if err := a.refuseTerminal(); err != nil {
 				return err
@@ -55,6 +62,9 @@ The last line on standard output is TARGET@DIGEST.`,
 		move, err := a.move(&flags)
 		if err != nil {
 			return err
+		}
+		if to.Transport == stowage.DockerArchiveTransport && len(move.choice.Platforms) > 1 {
+			return usagef("a docker archive holds one platform")
 		}
 		o := stowage.CopyOptions{
 			Choice: move.choice, Streams: move.streams, NoReferrers: flags.noReferrers, NoSync: a.conf.Sync == "none",
@@ -68,6 +78,10 @@ The last line on standard output is TARGET@DIGEST.`,
 		res, err := stowage.Copy(cmd.Context(), from, to, o)
 		move.wait()
 		switch {
+		case err != nil && inFile && cmd.Context().Err() != nil:
+			return hinted{error: err} // nothing of it is kept
+		case err != nil && from.Transport != stowage.StoreTransport:
+			return missingHint(err)
 		case err != nil:
 			return err
 		case piped:
@@ -76,6 +90,19 @@ The last line on standard output is TARGET@DIGEST.`,
 		return a.moved(&flags, res)
 	}
 	return cmd
+}
+
+// missingHint is the hint to a source that no pull completes.
+func missingHint(err error) error {
+	var partial *stowage.PartialError
+	var missing *stowage.MissingError
+	switch {
+	case errors.As(err, &partial):
+		return hinted{err, "`--platform P` copies what is whole"}
+	case errors.As(err, &missing):
+		return hinted{error: err}
+	}
+	return err
 }
 
 func endpoint(s string) (stowage.Endpoint, error) {

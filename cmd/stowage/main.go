@@ -172,13 +172,17 @@ func (a *app) hint(ctx context.Context, err error) string {
 	switch {
 	case errors.As(err, &known):
 		return known.hint
+	case ctx.Err() != nil && a.runs("push", "copy"):
+		return "what is whole at the target is kept; the same command goes on from there"
 	case ctx.Err() != nil:
 		return "what was fetched is kept; the same command goes on from there"
 	case errors.As(err, &usage):
 		return "see `" + a.ran + " --help`"
 	case errors.As(err, &partial):
 		return "`--platform P` moves the platforms that are whole, and `stowage pull --all-platforms " + partial.Name + "` gets the others"
-	case errors.As(err, &missing) && !strings.HasSuffix(a.ran, "import") && !strings.HasSuffix(a.ran, "load"):
+	case errors.As(err, &missing) && a.runs("push"):
+		return "`" + a.ran + " --fetch-missing` gets what is missing from the registry that the name points to"
+	case errors.As(err, &missing) && !a.runs("import", "load"):
 		return "`stowage export --fetch-missing` or `stowage pull " + missing.Name + "` gets what is missing"
 	case errors.Is(err, syscall.ENOSPC) && (a.ofStore(err) || a.fillsStore()):
 		return "the disk is full; `stowage content prune` frees what nothing refers to, and the same command then goes on from where it was"
@@ -193,13 +197,11 @@ func (a *app) hint(ctx context.Context, err error) string {
 }
 
 // fillsStore tells whether the store is all that the command writes to.
-func (a *app) fillsStore() bool {
-	for _, name := range []string{"pull", "import", "load", "mount"} {
-		if strings.HasSuffix(a.ran, " "+name) {
-			return true
-		}
-	}
-	return false
+func (a *app) fillsStore() bool { return a.runs("pull", "import", "load", "mount") }
+
+// runs tells whether the command is one of these, or the short form of one.
+func (a *app) runs(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(a.ran, " "+name) })
 }
 
 // ofStore tells whether err is about a file of the store, or a folder above it.

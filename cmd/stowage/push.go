@@ -17,7 +17,8 @@ func pushCommand(a *app, name string) *cobra.Command {
 		Short: "Bring a stored image to a registry",
 		Long: `Brings a stored image to a registry under the name TARGET, or under its own. What the
 registry has is not sent; what another of its repositories has is taken from there. What
-refers to the image, such as signatures and SBOMs, follows. The name comes last: a push that
+refers to the image, such as signatures and SBOMs, follows, and so does what is stored here under
+cosign's tags in the image's repository. The name comes last: a push that
 is cut off leaves none, and the same command goes on from there.
 
 An index is pushed as it is, and needs all that it lists, here or at the registry. With one
@@ -74,7 +75,7 @@ func (f *moveFlags) add(cmd *cobra.Command, of string) {
 	f.out = formatFlag(cmd, "table")
 	f.choose.add(cmd, of)
 	f.reg.add(cmd)
-	cmd.Flags().IntVar(&f.streams, "max-concurrent", 0, "blobs moved at once (default 4)")
+	cmd.Flags().IntVar(&f.streams, "max-concurrent", 0, "blobs moved at once (default: 4, and small ones beside them)")
 	cmd.Flags().BoolVar(&f.noReferrers, "no-referrers", false, "leave out what refers to the image: signatures, SBOMs, attestations")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 }

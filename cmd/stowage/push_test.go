@@ -85,6 +85,10 @@ func TestPushStatus(t *testing.T) {
 	f.fails(exitUsage, "lowercase", "push", "-q", app, "UPPER")
 	f.fails(exitUsage, "no transport", "copy", "app", "oci:x")
 	f.fails(exitUsage, "lowercase", "copy", "docker://UPPER", "oci:x")
+	f.fails(exitUsage, "pipe", "copy", "docker://"+app, "oci:-")
+	f.fails(exitUsage, "lower-case", "copy", "docker://"+app, "docker-archive:x.tar:a:b:c") // before anybody is asked
+	f.fails(exitUsage, "lowercase", "copy", "docker://"+app, "store:UPPER")
+	f.fails(exitUsage, "one platform", "copy", "--platform", "linux/amd64", "--platform", "linux/arm64", "docker://"+app, "docker-archive:x.tar")
 	f.fails(exitNotFound, "not found", "push", "none:1")
 	f.fails(exitNotFound, "404", "copy", "-q", "docker://"+f.host+"/none:1", "docker://"+f.host+"/x:1")
 	f.fails(exitNotFound, "no such file", "copy", "oci-archive:/none.tar", "docker://"+f.host+"/x:1")

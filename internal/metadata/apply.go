@@ -124,7 +124,7 @@ func (c change) addBlob(ns string, b Blob, now time.Time) (isNew bool, err error
 	case len(b.Labels) == 0:
 		return !here, nil
 	default:
-		row.Labels, row.UpdatedAt = merge(row.Labels, b.Labels), now
+		row.Labels, row.UpdatedAt = gain(row.Labels, b.Labels), now
 	}
 	return !here, c.put(knownKey(ns, b.Digest), row)
 }

@@ -55,7 +55,7 @@ type Blob struct {
 // A Batch is what one act adds to a namespace: all of it or nothing.
 type Batch struct {
 	// Blobs are on stable storage already. A blob that the namespace knows keeps its other
-	// labels and gains these.
+	// labels and gains these; lists of its sources grow (see [SourceLabel]).
 	Blobs []Blob
 	// Documents are what manifests and indexes among the blobs (of this or an earlier batch)
 	// say; edges are made from them.

@@ -22,8 +22,8 @@ type CopyOptions struct {
 	// host's, unless another is chosen. Of a source that holds some platforms whole and others
 	// not, only a registry as target refuses the rest.
 	Choice
-	Streams     int // blobs moved at once; 0: 4
-	NoReferrers bool
+	Streams     int       // blobs moved at once; 0: 4, and 16 small ones beside them
+	NoReferrers bool      // leaves out what refers to the image, and what cosign's tags say of it
 	NoSync      bool      // leaves it to the kernel when the bytes of folders and files reach the disk
 	Store       *Store    // for ends that are in a store
 	Stdin       io.Reader // stands behind the file name - of a source,
@@ -32,9 +32,11 @@ type CopyOptions struct {
 }
 
 // Copy brings an image from one place to another, in one pass: nothing of it is stored on the
-// way. What the target has is not sent. Every blob is verified on its way, and the image has its
-// name at the target only when it is whole. Into a store an image comes as a pull brings it, without
-// being unpacked.
+// way. What the target has is not sent. Every blob is verified on its way, and asked of the next
+// host when one gives wrong bytes; only what went down a pipe cannot be taken back. The image has
+// its name at the target only when it is whole. From registry to registry, what stands under
+// cosign's tags for the image and its manifests follows, and replaces what the target has there.
+// Into a store an image comes as a pull brings it, without being unpacked.
 //
 // Errors: as of [Push], [Pull], [archive.OpenFile] and [WriteFile];
 // [errdefs.ErrInvalidArgument] for an archive of several images of which none is named.
@@ -45,6 +47,9 @@ func Copy(ctx context.Context, reg Pusher, from, to Endpoint, o CopyOptions) (re
 			err = fmt.Errorf("copy %s to %s: %w", from, to, err)
 		}
 	}()
+	if err := to.CheckTarget(); err != nil {
+		return nil, err
+	}
 	if (from.Transport == StoreTransport || to.Transport == StoreTransport) && o.Store == nil {
 		return nil, fmt.Errorf("no store: %w", errdefs.ErrInvalidArgument)
 	}
@@ -186,11 +191,13 @@ func (c *copying) toFile(ctx context.Context, from source, name string) (*PushRe
 	if c.to.Transport == DockerArchiveTransport && dockerEntry(l.main.tree, l.main.images()) == nil {
 		return nil, fmt.Errorf("it cannot be in a docker archive, which holds images with all of their layers: %w", errdefs.ErrInvalidArgument)
 	}
-	write := func(w io.Writer) error { return m.pack(ctx, w, l, called) }
 	if c.to.Path == "-" && c.o.Stdout != nil {
-		return &m.res, write(c.o.Stdout)
+		return &m.res, m.pack(ctx, c.o.Stdout, l, called)
 	}
-	return &m.res, WriteFile(c.to.Path, c.o.NoSync, write)
+	return &m.res, untilRight(func(err error) { m.warn(fmt.Sprintf("%s is written once more: %v", c.to.Path, err)) }, func() error {
+		m.res.Pushed = Count{}
+		return WriteFile(c.to.Path, c.o.NoSync, func(w io.Writer) error { return m.pack(ctx, w, l, called) })
+	})
 }
 
 // fromStore moves a stored image, which is held meanwhile. What is lazy of it is fetched first.
@@ -223,5 +230,5 @@ func (c *copying) fromStore(ctx context.Context, name string) (res *PushResult, 
 			return nil, err
 		}
 	}
-	return c.run(ctx, storeSource{s, img.Target}, img.Name)
+	return c.run(ctx, storeSource{s, img.Name, img.Target}, img.Name)
 }

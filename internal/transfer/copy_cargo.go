@@ -19,6 +19,7 @@ type cargo struct {
 	bodies  map[image.Digest][]byte // of the documents that there are
 	indexes []image.Descriptor      // each after those that it lists; the root, if it is one, is the last
 	parts   []*part                 // the manifests, in the order of the indexes
+	tag     string                  // that the root gets, of what follows an image by its tag
 }
 
 // A part is one manifest of a cargo.
@@ -68,7 +69,7 @@ func readCargo(ctx context.Context, from source, root image.Descriptor) (*cargo,
 		}
 		if doc, err := image.ParseDocument(b); err == nil && doc.Index {
 			// Side by side. What fails is asked for again, one by one.
-			_ = par.Each(ctx, 2*defaultStreams, doc.Manifests, func(ctx context.Context, d image.Descriptor) error {
+			_ = par.Each(ctx, smallStreams, doc.Manifests, func(ctx context.Context, d image.Descriptor) error {
 				if image.CheckDescriptor(d) == nil && d.Size <= image.MaxDocument {
 					_, _ = get(ctx, d)
 				}

@@ -2,9 +2,7 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 
@@ -35,7 +33,7 @@ type target interface {
 // moveOptions tune a [mover].
 type moveOptions struct {
 	Choice
-	Streams     int // blobs moved at once; 0: 4
+	Streams     int // see [lanes]
 	NoReferrers bool
 	Progress    progress.Sink
 	alone       bool // the target holds one manifest and no index
@@ -48,16 +46,17 @@ type mover struct {
 	name string // of what is moved, for messages
 	o    moveOptions
 
+	small int // see [lanes]
+
 	mu   sync.Mutex
 	res  PushResult
 	sent map[image.Digest]bool // blobs that went ahead of the rest; may be nil
 }
 
 func newMover(from source, to target, name string, o moveOptions) *mover {
-	if o.Streams < 1 {
-		o.Streams = defaultStreams
-	}
-	return &mover{from: from, to: to, name: name, o: o}
+	m := &mover{from: from, to: to, name: name, o: o}
+	m.o.Streams, m.small = lanes(o.Streams)
+	return m
 }
 
 // A load is all that is to be moved.
@@ -93,6 +92,11 @@ func (m *mover) prepare(ctx context.Context) (*load, error) {
 		if l.referrers, err = m.referrers(ctx, c); err != nil {
 			return nil, err
 		}
+		more, err := m.cosigned(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		l.referrers = append(l.referrers, more...)
 	}
 	m.res.Digest, m.res.MediaType, m.res.Platforms = c.root.Digest, c.root.MediaType, c.platforms()
 	m.res.Referrers = len(l.referrers)
@@ -122,7 +126,7 @@ func (m *mover) carry(ctx context.Context, l *load) error {
 		total += n.Size
 	}
 	m.o.Progress.Send(progress.Event{Kind: progress.Planned, Name: m.name, Count: len(blobs), Total: total})
-	if err := par.Each(ctx, m.o.Streams, blobs, m.carryBlob); err != nil {
+	if err := eachBlob(ctx, m.o.Streams, m.small, blobs, m.carryBlob); err != nil {
 		return err
 	}
 	if err := m.carryDocuments(ctx, l.main, len(l.referrers) > 0); err != nil {
@@ -130,8 +134,13 @@ func (m *mover) carry(ctx context.Context, l *load) error {
 	}
 	var referrers []image.Descriptor
 	for _, c := range l.referrers {
-		if err := m.carryDocuments(ctx, c, true); err != nil {
+		if err := m.carryDocuments(ctx, c, c.tag == ""); err != nil {
 			return err
+		}
+		if c.tag != "" {
+			if err := m.carryTagged(ctx, c); err != nil {
+				return err
+			}
 		}
 		referrers = append(referrers, c.root)
 	}
@@ -144,6 +153,16 @@ func (m *mover) carry(ctx context.Context, l *load) error {
 		m.countDocument(root, there)
 	}
 	return m.to.finish(ctx, root, l.main.bodies[root.Digest], referrers)
+}
+
+// carryTagged puts the root of a cargo under its tag, whatever that stands for so far.
+func (m *mover) carryTagged(ctx context.Context, c *cargo) error {
+	there, err := m.to.hasDocument(ctx, c.root)
+	if err != nil {
+		return err
+	}
+	m.countDocument(c.root, there)
+	return m.to.(tagger).putTagged(ctx, c.tag, c.root, c.bodies[c.root.Digest])
 }
 
 // carryDocuments moves the manifests of a cargo and then its indexes, the root among them only if
@@ -168,7 +187,7 @@ func (m *mover) carryDocuments(ctx context.Context, c *cargo, withRoot bool) err
 	for _, p := range c.parts {
 		manifests = append(manifests, p.Descriptor)
 	}
-	if err := par.Each(ctx, m.o.Streams, manifests, put); err != nil {
+	if err := par.Each(ctx, smallStreams, manifests, put); err != nil {
 		return err
 	}
 	return par.Each(ctx, 1, c.indexes, put)
@@ -180,11 +199,13 @@ func (m *mover) carryBlob(ctx context.Context, n need) error {
 	if err != nil {
 		return err
 	}
-	onFault := func(err error) {
-		m.o.Progress.Send(progress.Event{Kind: progress.Retrying, Digest: n.Digest.String(), What: n.what, Message: err.Error()})
-	}
+	onFault := retrying(m.o.Progress, n)
 	r := &rereader{from: m.from, need: n, sink: m.o.Progress, onFault: onFault}
-	out, err := m.to.putBlob(ctx, n.Descriptor, registry.BlobSource{Open: r.open, From: origins}, onFault)
+	var out registry.PushOutcome
+	err = untilRight(onFault, func() (err error) {
+		out, err = m.to.putBlob(ctx, n.Descriptor, registry.BlobSource{Open: r.open, From: origins}, onFault)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("copy %s %s: %w", n.what, n.Digest, err)
 	}
@@ -255,7 +276,9 @@ func (m *mover) referrers(ctx context.Context, c *cargo) ([]*cargo, error) {
 				if err != nil {
 					return nil, err
 				}
-				if r != nil {
+				if r != nil && !r.hasSubject(subject) {
+					m.warn(fmt.Sprintf("%s is listed as a referrer of %s, and is none", d.Digest, subject.Digest))
+				} else if r != nil {
 					found = append(found, r)
 					next = append(next, d)
 				}
@@ -270,7 +293,7 @@ func (m *mover) referrers(ctx context.Context, c *cargo) ([]*cargo, error) {
 func (m *mover) askReferrers(ctx context.Context, subjects []image.Descriptor) (map[image.Digest][]image.Descriptor, error) {
 	var mu sync.Mutex
 	lists := map[image.Digest][]image.Descriptor{}
-	err := par.Each(ctx, m.o.Streams, subjects, func(ctx context.Context, d image.Descriptor) error {
+	err := par.Each(ctx, smallStreams, subjects, func(ctx context.Context, d image.Descriptor) error {
 		list, err := m.from.referrers(ctx, d)
 		if err != nil {
 			return fmt.Errorf("list referrers of %s: %w", d.Digest, err)
@@ -283,16 +306,17 @@ func (m *mover) askReferrers(ctx context.Context, subjects []image.Descriptor) (
 	return lists, err
 }
 
+func (c *cargo) hasSubject(d image.Descriptor) bool {
+	s := c.tree.Document(c.root.Digest).Subject
+	return s != nil && s.Digest == d.Digest
+}
+
 // referrer reads one referrer. One that is not whole is left, and somebody is told: the image is
 // complete without it.
 func (m *mover) referrer(ctx context.Context, d, subject image.Descriptor) (*cargo, error) {
 	c, err := readCargo(ctx, m.from, d)
 	if err != nil {
 		return nil, fmt.Errorf("referrer %s of %s: %w", d.Digest, subject.Digest, err)
-	}
-	if s := c.tree.Document(d.Digest).Subject; s == nil || s.Digest != subject.Digest {
-		m.warn(fmt.Sprintf("%s is listed as a referrer of %s, and is none", d.Digest, subject.Digest))
-		return nil, nil
 	}
 	if err := m.settle(ctx, c); err != nil {
 		return nil, err
@@ -302,17 +326,4 @@ func (m *mover) referrer(ctx context.Context, d, subject image.Descriptor) (*car
 		return nil, nil
 	}
 	return c, nil
-}
-
-// readBlob reads and verifies a small blob.
-func readBlob(ctx context.Context, from source, d image.Descriptor) ([]byte, error) {
-	r, err := from.open(ctx, d, 0, func(error) {})
-	if err != nil {
-		return nil, err
-	}
-	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
-	if err = errors.Join(err, r.Close()); err != nil {
-		return nil, err
-	}
-	return b, image.Verify(d, b)
 }

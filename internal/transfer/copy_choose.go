@@ -54,10 +54,7 @@ func (m *mover) checkPlatform(ctx context.Context, c *cargo) error {
 	if len(m.o.Platforms) == 0 || !doc.IsImage() {
 		return nil
 	}
-	if doc.Config.Size > image.MaxConfig {
-		return fmt.Errorf("config %s has %d bytes where at most %d are read: %w", doc.Config.Digest, doc.Config.Size, image.MaxConfig, errdefs.ErrInvalidArgument)
-	}
-	b, err := readBlob(ctx, m.from, *doc.Config)
+	b, err := readConfig(ctx, *doc.Config, m.o.Progress, m.from)
 	if err != nil {
 		return fmt.Errorf("read config %s: %w", doc.Config.Digest, err)
 	}

@@ -71,9 +71,23 @@ func ParseEndpoint(s string) (Endpoint, error) {
 		if e.Path == "" {
 			return refuse("it names no path")
 		}
+		if e.Path == "-" && e.Transport == LayoutTransport {
+			return refuse("a folder cannot go down a pipe")
+		}
 		return e, nil
 	}
 	return refuse("it begins with no transport; want docker://REF, store:REF, oci:DIR, oci-archive:FILE or docker-archive:FILE")
+}
+
+// CheckTarget tells whether an image can have the name at the endpoint that the endpoint gives it.
+// Errors: [errdefs.ErrInvalidArgument].
+func (e Endpoint) CheckTarget() error {
+	if e.Path == "" {
+		_, err := ref.Parse(e.Ref)
+		return err
+	}
+	_, err := e.naming("")
+	return err
 }
 
 // naming is what an image is called at a target that is a layout or an archive.

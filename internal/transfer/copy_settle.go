@@ -22,7 +22,7 @@ func (m *mover) settle(ctx context.Context, c *cargo) error {
 			open = append(open, p)
 		}
 	}
-	return par.Each(ctx, m.o.Streams, open, func(ctx context.Context, p *part) error {
+	return par.Each(ctx, smallStreams, open, func(ctx context.Context, p *part) error {
 		// A target takes a manifest only with all that it lists.
 		there, err := m.to.hasDocument(ctx, p.Descriptor)
 		if err != nil {
@@ -66,15 +66,17 @@ func (m *mover) obtain(ctx context.Context, d image.Descriptor) (bool, error) {
 		return there, err
 	}
 	absent := func(context.Context, int64) (io.ReadCloser, error) { return nil, errAbsent }
-	out, err := m.to.putBlob(ctx, d, registry.BlobSource{Open: absent, From: origins}, func(error) {})
-	if errors.Is(err, errAbsent) {
-		return false, nil
+	for _, repo := range origins {
+		out, err := m.to.putBlob(ctx, d, registry.BlobSource{Open: absent, From: []string{repo}}, func(error) {})
+		switch {
+		case err == nil:
+			m.tally(need{Descriptor: d, what: "blob"}, out)
+			return true, nil
+		case !errors.Is(err, errAbsent):
+			return false, err
+		}
 	}
-	if err != nil {
-		return false, err
-	}
-	m.tally(need{Descriptor: d, what: "blob"}, out)
-	return true, nil
+	return false, nil
 }
 
 // dropGaps leaves out the manifests that are not whole, for targets whose indexes may list what is

@@ -344,7 +344,7 @@ func TestParseEndpoint(t *testing.T) {
 			t.Errorf("%s: got %+v, %s, %v, want %+v", text, got, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "alpine", "docker:alpine", "docker://", "store:", "oci:", "oci::tag", "dir:x", "http://x"} {
+	for _, text := range []string{"", "alpine", "docker:alpine", "docker://", "store:", "oci:", "oci::tag", "oci:-", "dir:x", "http://x"} {
 		if e, err := transfer.ParseEndpoint(text); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: got %+v, %v, want a refusal", text, e, err)
 		}

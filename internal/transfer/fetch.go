@@ -52,7 +52,7 @@ type fetcher struct {
 	from    blobs
 	source  ref.Reference
 	streams int
-	small   int // that many small blobs are fetched beside; 0: they are no exception
+	small   int // see [lanes]
 	sink    progress.Sink
 	unpack  *unpacking // nil: nothing is unpacked on the way
 
@@ -74,7 +74,7 @@ func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 		// Whatever went wrong, what is whole stays: on a full disk a commit still finds room.
 		err = errors.Join(err, f.flush(context.WithoutCancel(ctx)))
 	}()
-	err = f.each(ctx, blobs, func(ctx context.Context, b need) error {
+	err = eachBlob(ctx, f.streams, f.small, blobs, func(ctx context.Context, b need) error {
 		in, err := f.fetch(ctx, b, false)
 		if in == nil {
 			return err
@@ -97,22 +97,23 @@ func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 	})
 }
 
-// each does something for every blob, for as many at once as there are streams.
-func (f *fetcher) each(ctx context.Context, blobs []need, do func(context.Context, need) error) error {
-	if f.small == 0 {
-		return par.Each(ctx, f.streams, blobs, do)
+// eachBlob does something for every blob, for as many at once as there are streams. Unless small is 0, that
+// many small ones go beside them.
+func eachBlob(ctx context.Context, streams, small int, blobs []need, do func(context.Context, need) error) error {
+	if small == 0 {
+		return par.Each(ctx, streams, blobs, do)
 	}
-	var small, large []need
+	var little, large []need
 	for _, b := range blobs {
 		if b.Size < smallSize {
-			small = append(small, b)
+			little = append(little, b)
 		} else {
 			large = append(large, b)
 		}
 	}
 	lanes := []func(context.Context) error{
-		func(ctx context.Context) error { return par.Each(ctx, f.streams, large, do) },
-		func(ctx context.Context) error { return par.Each(ctx, f.small, small, do) },
+		func(ctx context.Context) error { return par.Each(ctx, streams, large, do) },
+		func(ctx context.Context) error { return par.Each(ctx, small, little, do) },
 	}
 	return par.Each(ctx, len(lanes), lanes, func(ctx context.Context, lane func(context.Context) error) error { return lane(ctx) })
 }
@@ -225,7 +226,7 @@ func (f *fetcher) complete(ctx context.Context, in content.Ingest, layer *unpack
 		if !again {
 			return resumed, err
 		}
-		f.retrying(b, err)
+		retrying(f.sink, b)(err)
 		if err := in.Reset(); err != nil {
 			return resumed, err
 		}
@@ -264,7 +265,7 @@ func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Str
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	body, err := f.from.Blob(ctx, f.source, b.Descriptor, in.Offset(), func(err error) { f.retrying(b, err) })
+	body, err := f.from.Blob(ctx, f.source, b.Descriptor, in.Offset(), retrying(f.sink, b))
 	if err != nil {
 		return nil, err
 	}
@@ -282,8 +283,4 @@ func (f *fetcher) fill(ctx context.Context, in content.Ingest, layer *unpack.Str
 
 func (f *fetcher) tell(kind progress.Kind, b need, offset int64) {
 	f.sink.Send(progress.Event{Kind: kind, Digest: b.Digest.String(), What: b.what, Offset: offset, Total: b.Size})
-}
-
-func (f *fetcher) retrying(b need, err error) {
-	f.sink.Send(progress.Event{Kind: progress.Retrying, Digest: b.Digest.String(), What: b.what, Message: err.Error()})
 }

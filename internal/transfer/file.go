@@ -29,11 +29,7 @@ func WriteFile(name string, nosync bool, write func(io.Writer) error) (err error
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".part-*")
 	if err != nil {
-		var beside *fs.PathError
-		if errors.As(err, &beside) {
-			err = beside.Err // its name is nothing to the caller
-		}
-		return fmt.Errorf("create %s: %w", name, err)
+		return called(err, "create", name)
 	}
 	done := false
 	defer func() {
@@ -41,7 +37,7 @@ func WriteFile(name string, nosync bool, write func(io.Writer) error) (err error
 			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
 		}
 	}()
-	if err := write(f); err != nil {
+	if err := write(partFile{f, name}); err != nil {
 		return err
 	}
 	if err := f.Chmod(0o644); err != nil {
@@ -67,4 +63,24 @@ func WriteFile(name string, nosync bool, write func(io.Writer) error) (err error
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// partFile is what becomes the file called name.
+type partFile struct {
+	file *os.File
+	name string
+}
+
+func (f partFile) Write(p []byte) (int, error) {
+	n, err := f.file.Write(p)
+	return n, called(err, "write", f.name)
+}
+
+// called is an error about a file whose own name is nothing to the caller.
+func called(err error, op, name string) error {
+	var beside *fs.PathError
+	if errors.As(err, &beside) {
+		return &fs.PathError{Op: op, Path: name, Err: beside.Err}
+	}
+	return err
 }

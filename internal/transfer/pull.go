@@ -21,17 +21,13 @@ import (
 	"github.com/stowage/stowage/internal/ref"
 )
 
-// sourceLabel on a blob names the repositories it was fetched from, as containerd does, so that
-// it can be fetched again, or mounted across repositories when it is pushed.
-const sourceLabel = "containerd.io/distribution.source."
-
 // defaultStreams is how many blobs are moved at once. On two cores and loopback, four keep both
 // busy; more only share them out differently.
 const defaultStreams = 4
 
 // A small blob, of less than smallSize bytes, takes little but the time that its request is under way:
-// so smallStreams of them are fetched beside the others. With 40 layers and 50 ms to the registry
-// that is three round trips in place of ten.
+// so smallStreams of them are moved beside the others, and as many questions are asked at once. With
+// 40 layers and 50 ms to the registry that is three round trips in place of ten.
 const (
 	smallSize    = 1 << 20
 	smallStreams = 16
@@ -94,7 +90,7 @@ type pull struct {
 	name   string            // that the image gets
 	labels map[string]string // that its blobs get
 	o      PullOptions
-	small  int // see fetcher
+	small  int // see [lanes]
 
 	referrers []*cargo // to be brought with it
 
@@ -103,18 +99,27 @@ type pull struct {
 }
 
 func newPull(s Store, reg Registry, r ref.Reference, o PullOptions) *pull {
-	small := 0
-	if o.Streams < 1 {
-		o.Streams, small = defaultStreams, smallStreams
-	}
-	return &pull{
-		Store: s, reg: reg, source: r, name: r.String(), o: o, small: small, bodies: map[image.Digest][]byte{},
+	p := &pull{
+		Store: s, reg: reg, source: r, name: r.String(), o: o, bodies: map[image.Digest][]byte{},
 		labels: sourceLabels(r),
 	}
+	p.o.Streams, p.small = lanes(o.Streams)
+	return p
 }
 
+// lanes says how many blobs are moved at once, and how many small ones beside them; 0: they are no
+// exception. Whoever says how many gets no more.
+func lanes(streams int) (all, small int) {
+	if streams < 1 {
+		return defaultStreams, smallStreams
+	}
+	return streams, 0
+}
+
+// sourceLabels say where a blob was fetched from, so that it can be mounted across repositories when it
+// is pushed.
 func sourceLabels(r ref.Reference) map[string]string {
-	return map[string]string{sourceLabel + r.Registry(): r.Repository()}
+	return map[string]string{metadata.SourceLabel + r.Registry(): r.Repository()}
 }
 
 // run brings what is below root, and names it.
@@ -389,6 +394,11 @@ func (p *pull) Blob(ctx context.Context, r ref.Reference, d image.Descriptor, of
 	return p.reg.Blob(ctx, r, d, offset, onFault)
 }
 
+// open implements [opener].
+func (p *pull) open(ctx context.Context, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error) {
+	return p.reg.Blob(ctx, p.source, d, offset, onFault)
+}
+
 // lonePlatform tells what an image without an index is for, which only its config says. One that
 // is for none of the platforms asked for is refused before its layers come.
 func (p *pull) lonePlatform(ctx context.Context, doc *image.Document) (*image.Platform, error) {
@@ -408,31 +418,14 @@ func (p *pull) lonePlatform(ctx context.Context, doc *image.Document) (*image.Pl
 
 // readConfig reads a config from the registry and remembers it for the fetcher.
 func (p *pull) readConfig(ctx context.Context, d image.Descriptor) ([]byte, error) {
-	if d.Size > image.MaxConfig {
-		return nil, fmt.Errorf("config %s has %d bytes where at most %d are read: %w", d.Digest, d.Size, image.MaxConfig, errdefs.ErrInvalidArgument)
+	b, err := readConfig(ctx, d, p.o.Progress, p)
+	if err != nil {
+		return nil, err
 	}
-	for {
-		body, err := p.reg.Blob(ctx, p.source, d, 0, func(error) {})
-		if err != nil {
-			return nil, err
-		}
-		b, err := io.ReadAll(io.LimitReader(body, d.Size+1))
-		if err = errors.Join(err, body.Close()); err != nil {
-			return nil, err
-		}
-		if err := image.Verify(d, b); err != nil {
-			err, again := blamerOf(body)(err)
-			if !again {
-				return nil, err
-			}
-			p.o.Progress.Send(progress.Event{Kind: progress.Retrying, Digest: d.Digest.String(), What: "config", Message: err.Error()})
-			continue
-		}
-		p.mu.Lock()
-		p.bodies[d.Digest] = b
-		p.mu.Unlock()
-		return b, nil
-	}
+	p.mu.Lock()
+	p.bodies[d.Digest] = b
+	p.mu.Unlock()
+	return b, nil
 }
 
 // config reads the config of a manifest from the store.

@@ -19,8 +19,8 @@ type PushOptions struct {
 	// Choice: one platform is pushed as its manifest alone, several in an index of these; all
 	// that the index lists, as the index.
 	Choice
-	Streams     int  // blobs pushed at once; 0: 4
-	NoReferrers bool // leaves out what refers to the image: signatures, SBOMs
+	Streams     int  // blobs pushed at once; 0: 4, and 16 small ones beside them
+	NoReferrers bool // leaves out what refers to the image: signatures, SBOMs; also those under cosign's tags
 	// FetchMissing first gets blobs that are missing from the registry that the image's name
 	// points to. Those of lazy layers are fetched in any case.
 	FetchMissing bool
@@ -43,7 +43,8 @@ type PushResult struct {
 // Push brings a stored image to a registry, and gives it the tag, or the digest, of to. Blobs
 // come first and the name last, so that a push that is cut off leaves no name, and the next
 // one goes on from there. What the registry has is not sent, and need not be in the store. Layers
-// that only their publisher may hand out stay where they are.
+// that only their publisher may hand out stay where they are. What is stored under cosign's tags in the
+// repository of the image follows too.
 //
 // Errors: a *[MissingError], which a *[PartialError] is too, before anything is sent, when the
 // image is not whole; [errdefs.ErrInvalidArgument] when to has another digest than what is pushed.
@@ -69,7 +70,7 @@ func (s Store) push(ctx context.Context, reg Pusher, img metadata.Image, to ref.
 		return nil, err
 	}
 	defer joinRelease(release, &err)
-	m := newMover(storeSource{s, img.Target}, registryTarget{reg, to}, img.Name, moveOptions{
+	m := newMover(storeSource{s, img.Name, img.Target}, registryTarget{reg, to}, img.Name, moveOptions{
 		Choice: o.Choice, Streams: o.Streams, NoReferrers: o.NoReferrers, Progress: o.Progress,
 	})
 	l, err := m.prepare(ctx)

@@ -14,6 +14,7 @@ import (
 	"github.com/stowage/stowage/internal/archive"
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry"
 )
@@ -31,13 +32,14 @@ type source interface {
 	open(ctx context.Context, d image.Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error)
 	// referrers lists the manifests whose subject is d.
 	referrers(ctx context.Context, d image.Descriptor) ([]image.Descriptor, error)
-	// origins lists repositories of a registry that the blob is known to have come from.
+	// origins lists repositories of a registry that the blob is known to have come from, the latest first.
 	origins(ctx context.Context, d image.Descriptor, registry string) ([]string, error)
 }
 
 // storeSource takes an image from a store.
 type storeSource struct {
 	Store
+	name   string
 	target image.Descriptor
 }
 
@@ -122,13 +124,27 @@ func (s storeSource) origins(ctx context.Context, d image.Descriptor, registry s
 		if err != nil {
 			return nil, err
 		}
-		for repo := range strings.SplitSeq(b.Labels[sourceLabel+registry], ",") {
+		repos := strings.Split(b.Labels[metadata.SourceLabel+registry], ",")
+		for _, repo := range slices.Backward(repos) {
 			if repo != "" && !slices.Contains(list, repo) {
 				list = append(list, repo)
 			}
 		}
 	}
 	return list, nil
+}
+
+// tagged implements [tagged]: what is stored under the tag, if it is.
+func (s storeSource) tagged(ctx context.Context, tag string) (image.Descriptor, error) {
+	r, err := ref.Parse(s.name)
+	if err != nil {
+		return image.Descriptor{}, fmt.Errorf("%s is in no repository: %w", s.name, errdefs.ErrNotFound)
+	}
+	if r, err = r.WithoutDigest().WithTag(tag); err != nil {
+		return image.Descriptor{}, err
+	}
+	img, err := s.Meta.Image(ctx, s.Namespace, r.String())
+	return img.Target, err
 }
 
 // registrySource takes an image from a registry.
@@ -161,6 +177,16 @@ func (s *registrySource) open(ctx context.Context, d image.Descriptor, offset in
 
 func (s *registrySource) referrers(ctx context.Context, d image.Descriptor) ([]image.Descriptor, error) {
 	return s.reg.Referrers(ctx, s.r, d.Digest)
+}
+
+// tagged implements [tagged].
+func (s *registrySource) tagged(ctx context.Context, tag string) (image.Descriptor, error) {
+	r, err := s.r.WithoutDigest().WithTag(tag)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	found, err := s.reg.Resolve(ctx, r)
+	return found.Descriptor, err
 }
 
 func (s *registrySource) origins(_ context.Context, _ image.Descriptor, registry string) ([]string, error) {

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/ref"
@@ -45,14 +46,38 @@ func (t registryTarget) putDocument(ctx context.Context, d image.Descriptor, bod
 	return t.reg.PushManifest(ctx, r, d, body)
 }
 
+// putTagged implements [tagger].
+func (t registryTarget) putTagged(ctx context.Context, tag string, d image.Descriptor, body []byte) error {
+	r, err := t.r.WithoutDigest().WithTag(tag)
+	if err != nil {
+		return err
+	}
+	return t.reg.PushManifest(ctx, r, d, body)
+}
+
 func (t registryTarget) finish(ctx context.Context, root image.Descriptor, body []byte, _ []image.Descriptor) error {
 	return t.reg.PushManifest(ctx, t.r, root, body)
 }
 
-// origins lists the other repositories of the registry that the source knows of.
+// origins lists the other repositories of the registry that the source knows of. Those nearest to the
+// target come first: who may push there may most likely pull from them.
 func (t registryTarget) origins(ctx context.Context, from source, d image.Descriptor) ([]string, error) {
 	list, err := from.origins(ctx, d, t.r.Registry())
-	return slices.DeleteFunc(list, func(repo string) bool { return repo == t.r.Repository() }), err
+	list = slices.DeleteFunc(list, func(repo string) bool { return repo == t.r.Repository() })
+	slices.SortStableFunc(list, func(a, b string) int {
+		return commonPath(b, t.r.Repository()) - commonPath(a, t.r.Repository())
+	})
+	return list, err
+}
+
+// commonPath counts the folders that two repositories are both below.
+func commonPath(a, b string) int {
+	x, y := strings.Split(a, "/"), strings.Split(b, "/")
+	n := 0
+	for n < min(len(x), len(y)) && x[n] == y[n] {
+		n++
+	}
+	return n
 }
 
 func (registryTarget) gaps() bool { return false }

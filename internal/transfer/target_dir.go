@@ -90,7 +90,7 @@ func (t *dirTarget) putBlob(ctx context.Context, d image.Descriptor, from regist
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	err = t.fill(archive.BlobFile(d.Digest), func(w io.Writer) error {
-		_, err := io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, chunk))
+		_, err := io.CopyBuffer(w, r, make([]byte, chunk))
 		return err
 	})
 	return registry.PushOutcome{How: registry.Uploaded, Sent: d.Size}, err

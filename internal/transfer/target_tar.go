@@ -70,9 +70,7 @@ func (m *mover) pack(ctx context.Context, w io.Writer, l *load, img archive.Expo
 			return inOrder{io.NopCloser(bytes.NewReader(b)), &position{size: d.Size}}, nil
 		}
 		n := needs[d.Digest]
-		r := &rereader{from: m.from, need: n, sink: m.o.Progress, onFault: func(err error) {
-			m.o.Progress.Send(progress.Event{Kind: progress.Retrying, Digest: d.Digest.String(), What: n.what, Message: err.Error()})
-		}}
+		r := &rereader{from: m.from, need: n, sink: m.o.Progress, onFault: retrying(m.o.Progress, n)}
 		body, err := r.open(ctx, 0)
 		if err != nil {
 			return nil, err
