@@ -20,6 +20,7 @@ const module = "github.com/stowage/stowage"
 var allowed = map[string]string{
 	// Ground: nothing of images.
 	"vfs":      "",
+	"flock":    "",
 	"par":      "",
 	"progress": "",
 	"mount":    "",
@@ -31,18 +32,18 @@ var allowed = map[string]string{
 
 	// Storage: bytes and rows.
 	"content": "vfs par",
-	"kv":      "",
+	"kv":      "flock",
 	"layer":   "inflate image",
 
 	// Keepers and talkers: the state we own, the places images come from and go to.
-	"metadata": "ref image content kv layer",
-	"snapshot": "kv layer metadata mount",
+	"metadata": "flock ref image content kv layer",
+	"snapshot": "flock kv layer metadata mount",
 	"registry": "ref image par progress",
 	"archive":  "ref image content par progress",
 
 	// Work: one verb each.
 	"unpack":   "par progress image content layer metadata snapshot",
-	"transfer": "par progress ref image content metadata registry archive unpack",
+	"transfer": "flock par progress ref image content metadata registry archive unpack",
 	"gc":       "image content metadata",
 	"doctor":   "par progress ref image content metadata",
 

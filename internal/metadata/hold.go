@@ -14,8 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/image"
-	"github.com/stowage/stowage/internal/kv/flock"
 )
 
 // sweepLock is the name of the lock file of the collector, among those of the holders.
@@ -143,24 +143,10 @@ func (s *Store) lockFile(ctx context.Context, name string, m flock.Mode) (*os.Fi
 	if err := os.MkdirAll(s.holders, 0o700); err != nil {
 		return nil, err
 	}
-	for {
-		f, err := os.OpenFile(filepath.Join(s.holders, name), os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		err = flock.Lock(ctx, f, m)
-		current := false
-		if err == nil {
-			current, err = flock.Current(f)
-		}
-		if current {
-			return f, nil
-		}
-		// A collector took it for a file that a dead process had left, and removed it.
-		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
-	}
+	// A collector may take it for a file that a dead process had left, and remove it.
+	return flock.Open(ctx, m, func() (*os.File, error) {
+		return os.OpenFile(filepath.Join(s.holders, name), os.O_RDWR|os.O_CREATE, 0o600)
+	})
 }
 
 // alive tells whether the process of a holder still has its lock.

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/image"
-	"github.com/stowage/stowage/internal/kv/flock"
 )
 
 // Garbage is a blob that nothing needs.

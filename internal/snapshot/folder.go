@@ -13,7 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/stowage/stowage/internal/kv/flock"
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/layer"
 )
 
@@ -44,7 +44,7 @@ func NewFolder(dir string) (*Folder, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make a folder for a snapshot: %w", err)
 		}
-		lock, err := lockDir(path)
+		lock, err := lockFree(path)
 		if err != nil {
 			return nil, fmt.Errorf("make a folder for a snapshot: %w", err)
 		}
@@ -54,23 +54,13 @@ func NewFolder(dir string) (*Folder, error) {
 	}
 }
 
-// lockDir locks a folder, or returns nil if somebody else has locked it or it is gone.
-func lockDir(path string) (*os.File, error) {
-	f, err := os.Open(path)
+// lockFree locks a file or a folder, or returns nil if somebody else has locked it or it is gone.
+func lockFree(path string) (*os.File, error) {
+	f, err := flock.TryOpen(flock.Exclusive, func() (*os.File, error) { return os.Open(path) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	free, err := flock.TryLock(f, flock.Exclusive)
-	if err == nil && free {
-		// A sweep may have removed it before it was locked.
-		if free, err = flock.Current(f); err == nil && free {
-			return f, nil
-		}
-	}
-	return nil, errors.Join(err, f.Close())
+	return f, err
 }
 
 // Keep leaves the folder to the row that names it now.
@@ -110,32 +100,18 @@ type LayerLock struct{ file *os.File }
 // answers [errdefs.ErrUnavailable].
 func (s *Store) LockLayer(ctx context.Context, diffID digest.Digest, wait bool) (*LayerLock, error) {
 	name := filepath.Join(s.dir, busyDir, diffID.Algorithm().String()+"-"+diffID.Encoded())
-	for {
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("lock layer %s: %w", diffID, err)
-		}
-		free := wait
-		if wait {
-			err = flock.Lock(ctx, f, flock.Exclusive)
-		} else {
-			free, err = flock.TryLock(f, flock.Exclusive)
-		}
-		current := false
-		if err == nil && free {
-			current, err = flock.Current(f)
-		}
-		if current {
-			return &LayerLock{f}, nil
-		}
-		err = errors.Join(err, f.Close())
-		if err == nil && !free {
-			err = errdefs.ErrUnavailable
-		}
-		if err != nil {
-			return nil, fmt.Errorf("layer %s is being unpacked: %w", diffID, err)
-		}
+	open := func() (*os.File, error) { return os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600) }
+	var f *os.File
+	var err error
+	if wait {
+		f, err = flock.Open(ctx, flock.Exclusive, open)
+	} else if f, err = flock.TryOpen(flock.Exclusive, open); f == nil && err == nil {
+		return nil, fmt.Errorf("layer %s is being unpacked: %w", diffID, errdefs.ErrUnavailable)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("lock layer %s: %w", diffID, err)
+	}
+	return &LayerLock{f}, nil
 }
 
 // Unlock gives it up.
@@ -172,7 +148,7 @@ func (s *Store) Sweep(ctx context.Context) (freed Usage, err error) {
 		if len(e.Name()) != nameLength || !e.IsDir() || rows[e.Name()] {
 			continue
 		}
-		lock, lockErr := lockDir(s.Path(e.Name()))
+		lock, lockErr := lockFree(s.Path(e.Name()))
 		if lockErr != nil {
 			err = errors.Join(err, lockErr)
 			continue
@@ -221,23 +197,16 @@ func (s *Store) sweepLocks() error {
 		return err
 	}
 	for _, e := range entries {
-		f, err := os.Open(filepath.Join(dir, e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
+		f, err := lockFree(filepath.Join(dir, e.Name()))
+		if f == nil && err == nil {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		free, err := flock.TryLock(f, flock.Exclusive)
-		current := false
-		if err == nil && free {
-			current, err = flock.Current(f)
-		}
-		if current {
-			// Removed while it is locked: who waits for it notices that the name is gone.
-			if err = os.Remove(f.Name()); errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
+		// Removed while it is locked: who waits for it notices that the name is gone.
+		if err = os.Remove(f.Name()); errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err

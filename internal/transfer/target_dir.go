@@ -8,11 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/archive"
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/registry"
 )
@@ -105,14 +105,11 @@ func (t *dirTarget) finish(ctx context.Context, root image.Descriptor, body []by
 		return err
 	}
 	// Who else adds an image to the same list waits for this one.
-	lock, err := os.Open(t.dir)
+	lock, err := flock.Open(ctx, flock.Exclusive, func() (*os.File, error) { return os.Open(t.dir) })
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", t.dir, err)
 	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	old, err := readSmall(filepath.Join(t.dir, archive.IndexFile))
 	if err != nil {
 		return err

@@ -25,8 +25,8 @@ import (
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/kv"
-	"github.com/stowage/stowage/internal/kv/flock"
 )
 
 // bucket is the one bbolt bucket, which holds every entry.
@@ -146,10 +146,15 @@ func (db *DB) lock(ctx context.Context, f *os.File, m flock.Mode) error {
 	if ok, err := flock.TryLock(f, m); ok || err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, db.opts.Patience, fmt.Errorf(
-		"database %s is held by another program for more than %v: %w", db.path, db.opts.Patience, errdefs.ErrUnavailable))
+	ctx, cancel := db.patient(ctx)
 	defer cancel()
 	return flock.Lock(ctx, f, m)
+}
+
+// patient bounds a wait.
+func (db *DB) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, db.opts.Patience, fmt.Errorf(
+		"database %s is held by another program for more than %v: %w", db.path, db.opts.Patience, errdefs.ErrUnavailable))
 }
 
 // open locks and opens the file; nil if there is nothing to read. A writer makes it.
@@ -186,28 +191,13 @@ func (db *DB) file(ctx context.Context, write bool) (*os.File, error) {
 	if write {
 		flags, mode = os.O_RDWR|os.O_CREATE, flock.Exclusive
 	}
-	for {
-		f, err := os.OpenFile(db.path, flags, 0o600)
-		if errors.Is(err, fs.ErrNotExist) && !write {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if err := db.lock(ctx, f, mode); err != nil {
-			return nil, join(err, f.Close())
-		}
-		current, err := flock.Current(f)
-		if err != nil {
-			return nil, join(err, f.Close())
-		}
-		if current {
-			return f, nil
-		}
-		if err := f.Close(); err != nil { // it was replaced while we waited
-			return nil, err
-		}
+	ctx, cancel := db.patient(ctx)
+	defer cancel()
+	f, err := flock.Open(ctx, mode, func() (*os.File, error) { return os.OpenFile(db.path, flags, 0o600) })
+	if errors.Is(err, fs.ErrNotExist) && !write {
+		return nil, nil
 	}
+	return f, err
 }
 
 // join adds the failure of a clean-up to what went before.

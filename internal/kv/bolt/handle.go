@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
 
-	"github.com/stowage/stowage/internal/kv/flock"
+	"github.com/stowage/stowage/internal/flock"
 )
 
 // A handle is the file opened for one transaction.

@@ -83,3 +83,34 @@ func Current(f *os.File) (bool, error) {
 	}
 	return os.SameFile(here, there), nil
 }
+
+// Open opens a file by open, and takes its lock as [Lock] does. A file that was replaced or removed
+// meanwhile is opened anew, so that whoever holds the lock of the name holds it alone. The caller
+// closes it. Errors of open come as they are.
+func Open(ctx context.Context, m Mode, open func() (*os.File, error)) (*os.File, error) {
+	return lockCurrent(open, func(f *os.File) (bool, error) { return true, Lock(ctx, f, m) })
+}
+
+// TryOpen is Open without waiting: nil if another open file has the lock.
+func TryOpen(m Mode, open func() (*os.File, error)) (*os.File, error) {
+	return lockCurrent(open, func(f *os.File) (bool, error) { return TryLock(f, m) })
+}
+
+func lockCurrent(open func() (*os.File, error), lock func(*os.File) (bool, error)) (*os.File, error) {
+	for {
+		f, err := open()
+		if err != nil {
+			return nil, err
+		}
+		ok, err := lock(f)
+		current := false
+		if err == nil && ok {
+			if current, err = Current(f); current {
+				return f, nil
+			}
+		}
+		if err := errors.Join(err, f.Close()); err != nil || !ok {
+			return nil, err
+		}
+	}
+}

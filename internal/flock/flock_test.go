@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stowage/stowage/internal/kv/flock"
+	"github.com/stowage/stowage/internal/flock"
 )
 
 func open(t *testing.T, name string) *os.File {
@@ -66,4 +66,37 @@ func TestCurrent(t *testing.T) {
 	check("removed", false)
 	open(t, name)
 	check("replaced", false)
+}
+
+// Whoever waited for a file that is gone by then has the lock of the one that took its place.
+func TestOpenReplaced(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	old := open(t, name)
+	if err := flock.Lock(t.Context(), old, flock.Exclusive); err != nil {
+		t.Fatal(err)
+	}
+	opened := 0
+	again := func() (*os.File, error) {
+		opened++
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if opened == 1 { // it is waited for from now on
+			err = errors.Join(err, os.Remove(name), old.Close())
+		}
+		return f, err
+	}
+	f, err := flock.Open(t.Context(), flock.Exclusive, again)
+	if err != nil || opened != 2 {
+		t.Fatalf("got %v after %d openings, want a lock after 2", err, opened)
+	}
+	defer func() { _ = f.Close() }() // it was only locked
+	if current, err := flock.Current(f); err != nil || !current {
+		t.Errorf("the lock is of the name: %t, %v", current, err)
+	}
+	other := func() (*os.File, error) { return os.Open(name) }
+	if f, err := flock.TryOpen(flock.Shared, other); f != nil || err != nil {
+		t.Errorf("while it is locked: got %v, %v, want nothing", f, err)
+	}
+	if f, err := flock.TryOpen(flock.Shared, func() (*os.File, error) { return os.Open(name + "x") }); f != nil || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: got %v, %v", f, err)
+	}
 }
