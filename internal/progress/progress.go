@@ -23,6 +23,7 @@ const (
 	Retrying  Kind = "retrying"  // a fault was met and is being got over; Message
 	Flushing  Kind = "flushing"  // bytes are being made durable
 	Finished  Kind = "finished"  // the whole operation is done; Name, Digest
+	Examining Kind = "examining" // a store is looked through for one kind of damage; What
 	Warning   Kind = "warning"   // the operation goes on, but somebody should know; Message
 )
 

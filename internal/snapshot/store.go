@@ -56,6 +56,9 @@ func Open(name, dir string, d Driver, meta *metadata.Store, o Options) (*Store, 
 // Name is what the snapshotter is called.
 func (s *Store) Name() string { return s.name }
 
+// Namespace is the one whose snapshots these are.
+func (s *Store) Namespace() string { return s.ns }
+
 // Driver keeps its trees.
 func (s *Store) Driver() Driver { return s.driver }
 
