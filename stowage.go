@@ -124,7 +124,7 @@ func Open(root string, o Options) (*Store, error) {
 	o.Registry.Log = o.Log
 	return &Store{
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db,
-		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")),
+		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}, nil

@@ -23,7 +23,7 @@ import (
 func TestDamagedDatabase(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 0)
-	img := r.push("app", "1", 20_000)
+	r.push("app", "1", 20_000)
 	name := r.host + "/app:1"
 	r.must("pull", "-q", name)
 	db := filepath.Join(r.root, "metadata", "meta.db")
@@ -66,17 +66,12 @@ func TestDamagedDatabase(t *testing.T) {
 			r.must("content", "verify", "--all")
 		})
 	}
-	// An empty file is what a power cut leaves of a database that was just being made.
+	// An empty file could be that of a new store, were it not for the journal beside the blobs.
 	if err := os.WriteFile(db, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.named()
-	before := len(r.seen())
-	r.must("pull", "-q", name)
-	for _, req := range r.seen()[before:] {
-		if strings.Contains(req, img.Manifest().Layers[0].Digest.String()) {
-			t.Errorf("the layer was fetched again: %s", req)
-		}
+	for _, args := range [][]string{{"images"}, {"pull", "-q", name}} {
+		r.fails(4, "the database is empty, and its journal of names has 1: it was lost$", args...)
 	}
 	if err := os.WriteFile(db, good, 0o600); err != nil {
 		t.Fatal(err)

@@ -212,6 +212,9 @@ func (c change) putImage(ns string, row *imageRow, now time.Time) error {
 			return err
 		}
 	}
+	if err := c.names.given(c.view, ns, row, now); err != nil {
+		return err
+	}
 	row.UpdatedAt = now
 	if err := c.w.Put(targetKey(row.Target.Digest, ns, row.Name), nil); err != nil {
 		return err

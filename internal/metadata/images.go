@@ -148,6 +148,7 @@ func (c change) dropImage(ns, name string) error {
 			return err
 		}
 	}
+	c.names.taken(ns, name, time.Now().UTC())
 	return c.w.Delete(key(imageRows, ns, name))
 }
 

@@ -67,6 +67,7 @@ type Store struct {
 	db         kv.DB
 	holders    string
 	migrations []migration
+	journal    *journal // nil: none is kept
 }
 
 // New returns the store whose rows are in db. Holders is a directory, made when it is needed,
@@ -85,7 +86,8 @@ type view struct {
 // A change is a view that writes.
 type change struct {
 	view
-	w kv.Writer
+	w     kv.Writer
+	names acts // for the journal
 }
 
 func newView(r kv.Reader) view {
@@ -113,11 +115,16 @@ func (s *Store) view(ctx context.Context, f func(view) error) error {
 
 // update runs f in a transaction that writes.
 func (s *Store) update(ctx context.Context, f func(change) error) error {
-	return s.db.Update(ctx, func(w kv.Writer) error {
-		if err := s.migrate(w); err != nil {
-			return err
-		}
-		return f(change{newView(w), w})
+	return s.recorded(ctx, func(names acts, before func() error) error {
+		return s.db.Update(ctx, func(w kv.Writer) error {
+			if err := s.migrate(w); err != nil {
+				return err
+			}
+			if err := f(change{newView(w), w, names}); err != nil {
+				return err
+			}
+			return before()
+		})
 	})
 }
 

@@ -43,9 +43,11 @@ func (s *Store) checkVersion(r kv.Reader) error {
 	switch {
 	case err != nil:
 		return err
+	case n == 0:
+		return s.journal.checkEmpty()
 	case n > current:
 		return fmt.Errorf("the database is of version %d, and this program knows versions up to %d: %w", n, current, errdefs.ErrFailedPrecondition)
-	case n > 0 && n < current:
+	case n < current:
 		return errOld
 	}
 	return nil
