@@ -66,6 +66,10 @@ type (
 	PartialError = transfer.PartialError
 	// MissingError reports blobs of an image that are not in the store.
 	MissingError = transfer.MissingError
+	// LostError reports blobs that are not here and could not be had from anywhere.
+	LostError = transfer.LostError
+	// Refetched is a blob that was fetched again.
+	Refetched = transfer.Refetched
 	// Count is a number of blobs and their bytes.
 	Count = transfer.Count
 
@@ -134,6 +138,7 @@ const (
 	Advanced  = progress.Advanced
 	Done      = progress.Done
 	Reused    = progress.Reused
+	Fetched   = progress.Fetched
 	Existing  = progress.Existing
 	Mounted   = progress.Mounted
 	Waiting   = progress.Waiting

@@ -51,7 +51,10 @@ func (a *app) draw() (drawer, error) {
 // warnings prints what somebody should know though he asked for no progress.
 func warnings(w io.Writer) func(stowage.ProgressEvent) {
 	return func(e stowage.ProgressEvent) {
-		if e.Kind == stowage.Warning {
+		switch e.Kind {
+		case stowage.Fetched:
+			fmt.Fprintf(w, "fetched %s from %s\n", e.Digest, e.Message)
+		case stowage.Warning:
 			fmt.Fprintf(w, "warning: %s\n", e.Message)
 		}
 	}
@@ -83,6 +86,8 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 			fmt.Fprintf(w, "%s %s done, %s\n", short(e.Digest), e.What, humanSize(e.Total))
 		case stowage.Reused:
 			fmt.Fprintf(w, "%s %s is here already\n", short(e.Digest), e.What)
+		case stowage.Fetched:
+			fmt.Fprintf(w, "fetched %s from %s\n", e.Digest, e.Message)
 		case stowage.Existing:
 			fmt.Fprintf(w, "%s %s is there already\n", short(e.Digest), e.What)
 		case stowage.Mounted:
@@ -135,6 +140,8 @@ func (b *bars) event(e stowage.ProgressEvent) {
 		}
 	case stowage.Reused:
 		b.say("%s %-8s  is here already\n", short(e.Digest), e.What)
+	case stowage.Fetched:
+		b.say("fetched %s from %s\n", e.Digest, e.Message)
 	case stowage.Existing:
 		b.say("%s %-8s  is there already\n", short(e.Digest), e.What)
 	case stowage.Mounted:

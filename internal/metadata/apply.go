@@ -114,6 +114,9 @@ func (c change) addBlob(ns string, b Blob, now time.Time) (isNew bool, err error
 		if err := c.put(blobKey(b.Digest), blobRow{b.Size}); err != nil {
 			return false, err
 		}
+		if err := c.regain(b.Digest, now); err != nil {
+			return false, err
+		}
 	}
 	row := knownRow{Size: b.Size, CreatedAt: now, UpdatedAt: now}
 	switch err := c.get(knownKey(ns, b.Digest), &row); {

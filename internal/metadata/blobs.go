@@ -158,7 +158,10 @@ func (s *Store) RemoveBlob(ctx context.Context, ns string, d image.Digest, force
 		if err := s.checkUnneeded(c, where, d, force); err != nil {
 			return err
 		}
-		if err := c.w.Delete(knownKey(ns, d)); err != nil || where != "" {
+		if where != "" {
+			return c.w.Delete(knownKey(ns, d))
+		}
+		if err := c.lose(d, false); err != nil {
 			return err
 		}
 		if err := c.doom(Garbage{d, row.Size}); err != nil {
@@ -247,19 +250,4 @@ func (s *Store) Recheck(ctx context.Context, ns, name string, missing []image.Di
 		return err
 	})
 	return img, err
-}
-
-// forgetBlob removes the rows that say that the bytes of a blob are here.
-func (c change) forgetBlob(d image.Digest) error {
-	known, err := c.knowing(d)
-	if err != nil {
-		return err
-	}
-	for _, ns := range known {
-		if err := c.w.Delete(knownKey(ns, d)); err != nil {
-			return err
-		}
-	}
-	c.sizes[d] = -1
-	return c.w.Delete(blobKey(d))
 }

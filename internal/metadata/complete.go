@@ -38,7 +38,7 @@ func (v view) size(d image.Digest) (int64, bool, error) {
 // A platform is a manifest that an index offers for running, or the target itself. Attestations
 // and artifacts within an index are not platforms: they do not make an image partial. Nor do
 // layers that only their publisher may hand out and that are absent. A platform of which only
-// layers are missing that a remote snapshotter has is lazy.
+// layers are missing that a remote snapshotter has, or that were evicted, is lazy.
 func (v view) complete(row *imageRow) error {
 	s := survey{view: v, met: map[image.Digest]bool{}, listed: map[string]bool{}}
 	if err := s.root(row.Target); err != nil {
@@ -103,10 +103,10 @@ type survey struct {
 	err       error
 }
 
-// lazy tells whether snapshotters stand for all that is missing.
+// lazy tells whether all that is missing is fetched on demand.
 func (s *survey) lazy(missing []image.Descriptor) bool {
 	for _, d := range missing {
-		ok, err := s.view.lazy(d.Digest)
+		ok, err := s.onDemand(d.Digest)
 		if err != nil {
 			s.err = err
 		}

@@ -25,6 +25,7 @@ const (
 	snapshotRows  = "s/"
 	layerRows     = "p/"
 	lazyRows      = "z/"
+	goneRows      = "v/"
 )
 
 // key joins the parts of a key behind its kind. A last part that is empty makes the prefix of

@@ -26,6 +26,8 @@
 //	p/<snapshotter>␀<diffID>   an unpacked layer that any  UnpackedLayer
 //	                           stack may share
 //	z/<digest><ns>␀<sn>␀<key>  a lazy snapshot by its blob -
+//	v/<digest>                 a blob whose bytes are gone size, whether it was evicted,
+//	                                                      labels by namespace
 //
 //	n ──┬── i ── t ──► target         a name leads to a root document,
 //	    ├── l ───────► digests        a lease to anything,
@@ -37,7 +39,7 @@
 //	        s ───────────┘ ──► s parent    a stack of layers knows its manifests
 //
 // Invariants:
-//   - A blob has a c row only while it has a b row, and never a b row and an x row at once.
+//   - A blob has a c row only while it has a b row, and never a b row and an x row, or a v row, at once.
 //   - An image's completeness is what its documents and b rows say; the transaction that changes
 //     one of them changes the images that it reaches.
 //   - No digest that a running operation holds is doomed, once [Store.Hold] has returned.

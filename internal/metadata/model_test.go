@@ -21,6 +21,7 @@ type world struct {
 	docs   map[string]metadata.Document // all that could be
 	below  map[string][]string          // what a document holds
 	known  map[string]map[string]bool   // namespace, blob
+	lost   map[string][]string          // the namespaces that know a blob again when it comes back
 	read   map[string]bool              // documents that were applied
 	images map[string]modelImage        // by "namespace name"
 }
@@ -35,7 +36,7 @@ var archs = map[string]string{"m0": "amd64", "m1": "arm64", "m2": "riscv64"}
 func newWorld() *world {
 	w := &world{
 		docs: map[string]metadata.Document{}, below: map[string][]string{},
-		known: map[string]map[string]bool{"a": {}, "b": {}}, read: map[string]bool{}, images: map[string]modelImage{},
+		known: map[string]map[string]bool{"a": {}, "b": {}}, lost: map[string][]string{}, read: map[string]bool{}, images: map[string]modelImage{},
 	}
 	for i, layers := range [][]string{{"l0", "l1"}, {"l1", "l2"}, {"l2", "l3"}} {
 		name, config := fmt.Sprint("m", i), fmt.Sprint("c", i)
@@ -111,6 +112,27 @@ func (w *world) reaches(target, blob string) bool {
 	return target == blob || w.read[target] && slices.ContainsFunc(w.below[target], func(b string) bool { return w.reaches(b, blob) })
 }
 
+// lose takes a blob away from a namespace, or all. What something points to is remembered.
+func (w *world) lose(blob string, namespaces ...string) {
+	pointed := false
+	for doc, below := range w.below {
+		pointed = pointed || w.read[doc] && slices.Contains(below, blob)
+	}
+	for _, img := range w.images {
+		pointed = pointed || img.target == blob
+	}
+	var knew []string
+	for _, ns := range namespaces {
+		if w.known[ns][blob] {
+			knew = append(knew, ns)
+			delete(w.known[ns], blob)
+		}
+	}
+	if pointed && len(knew) > 0 && !w.here(blob) {
+		w.lost[blob] = knew
+	}
+}
+
 func (w *world) check(t *rapid.T, s *metadata.Store) {
 	for _, ns := range []string{"a", "b"} {
 		list, err := s.Images(t.Context(), ns)
@@ -151,7 +173,10 @@ func TestModel(t *testing.T) {
 				var b metadata.Batch
 				for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom(blobNames), 0, 9, rapid.ID).Draw(t, "blobs") {
 					b.Blobs = append(b.Blobs, blob(name))
-					w.known[ns][name] = true
+					for _, ns := range append(w.lost[name], ns) {
+						w.known[ns][name] = true
+					}
+					delete(w.lost, name)
 				}
 				for _, name := range blobNames[:5] {
 					if w.here(name) && rapid.Bool().Draw(t, "read") {
@@ -232,7 +257,7 @@ func TestModel(t *testing.T) {
 				case err != nil:
 					t.Fatalf("remove %s: %v", name, err)
 				default:
-					delete(w.known[ns], name)
+					w.lose(name, ns)
 				}
 			},
 			"recheck": func(t *rapid.T) {
@@ -243,8 +268,7 @@ func TestModel(t *testing.T) {
 				if _, err := s.Recheck(t.Context(), full[:1], full[2:], []image.Digest{desc(name).Digest}); err != nil {
 					t.Fatal(err)
 				}
-				delete(w.known["a"], name)
-				delete(w.known["b"], name)
+				w.lose(name, namespaces...)
 			},
 		})
 	})

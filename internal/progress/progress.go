@@ -17,6 +17,7 @@ const (
 	Advanced  Kind = "advanced"  // Offset of Total bytes of a blob are there
 	Done      Kind = "done"      // a blob is there
 	Reused    Kind = "reused"    // a blob was there already
+	Fetched   Kind = "fetched"   // a blob that was not here was fetched on demand; Message says from where
 	Existing  Kind = "existing"  // the target of a push or a copy has this blob already
 	Mounted   Kind = "mounted"   // the target took this blob from a repository of its own; Message
 	Waiting   Kind = "waiting"   // another process is fetching this blob

@@ -240,8 +240,20 @@ func failed(b need, err error) error {
 	if errors.As(err, &layer) {
 		return err // which says so itself
 	}
-	return fmt.Errorf("fetch %s %s: %w", b.what, b.Digest, err)
+	return &blobError{b, err}
 }
+
+// A blobError says which blob was not fetched.
+type blobError struct {
+	need need
+	error
+}
+
+func (e *blobError) Error() string {
+	return fmt.Sprintf("fetch %s %s: %v", e.need.what, e.need.Digest, e.error)
+}
+
+func (e *blobError) Unwrap() error { return e.error }
 
 // A blamer is told that what was read is wrong. It says who gave it, and whether the next one to read
 // the blob would ask somebody else.

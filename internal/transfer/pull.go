@@ -452,16 +452,26 @@ func (s Store) documents(ctx context.Context, t *image.Tree) ([]metadata.Documen
 		} else if !ok {
 			continue
 		}
-		if doc.Platform == nil && doc.IsImage() && d.Platform == nil {
-			c, err := s.config(ctx, &doc)
-			switch {
-			case err == nil:
-				doc.Platform = &c.Platform
-			case !errdefs.IsNotFound(err):
-				return nil, err
-			}
+		known, err := s.described(ctx, d, doc)
+		if err != nil {
+			return nil, err
 		}
-		list = append(list, metadata.Document{Digest: d.Digest, Size: d.Size, Document: doc})
+		list = append(list, known)
 	}
 	return list, nil
+}
+
+// described is the row of a document, with the platform that its config states, if that is in the
+// store and nothing else states one.
+func (s Store) described(ctx context.Context, d image.Descriptor, doc image.Document) (metadata.Document, error) {
+	if doc.Platform == nil && doc.IsImage() && d.Platform == nil {
+		c, err := s.config(ctx, &doc)
+		switch {
+		case err == nil:
+			doc.Platform = &c.Platform
+		case !errdefs.IsNotFound(err):
+			return metadata.Document{}, err
+		}
+	}
+	return metadata.Document{Digest: d.Digest, Size: d.Size, Document: doc}, nil
 }

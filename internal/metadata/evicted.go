@@ -1,0 +1,127 @@
+package metadata
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
+)
+
+// A goneRow is what is remembered of a blob whose bytes are gone while something may need it: so it
+// is known where they can be had, and the blob is as it was when it comes back.
+type goneRow struct {
+	Size    int64                `json:"size"`
+	Evicted bool                 `json:"evicted,omitempty"` // it was given up on purpose, and is fetched on demand
+	Known   map[string]goneKnown `json:"known,omitempty"`   // by namespace
+}
+
+// A goneKnown is the blob as a namespace knew it.
+type goneKnown struct {
+	CreatedAt time.Time         `json:"createdAt"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+func goneKey(d image.Digest) []byte { return digestKey(goneRows, d) }
+
+// gone reads what is remembered of a blob; ok is false if that is nothing.
+func (v view) gone(d image.Digest) (row goneRow, ok bool, err error) {
+	err = v.get(goneKey(d), &row)
+	if errdefs.IsNotFound(err) {
+		return row, false, nil
+	}
+	return row, err == nil, err
+}
+
+// lose removes the rows that say that the bytes of a blob are here, and remembers what was known of
+// it.
+func (c change) lose(d image.Digest, evicted bool) error {
+	known, err := c.knowing(d)
+	if err != nil {
+		return err
+	}
+	gone := goneRow{Evicted: evicted, Known: map[string]goneKnown{}}
+	for _, ns := range known {
+		row, err := c.known(ns, d)
+		if err != nil {
+			return err
+		}
+		gone.Size = row.Size
+		gone.Known[ns] = goneKnown{row.CreatedAt, row.Labels}
+		if err := c.w.Delete(knownKey(ns, d)); err != nil {
+			return err
+		}
+	}
+	c.sizes[d] = -1
+	if err := c.w.Delete(blobKey(d)); err != nil || len(known) == 0 {
+		return err
+	}
+	if needed, err := c.pointedTo(d); !needed || err != nil {
+		return err
+	}
+	return c.put(goneKey(d), gone)
+}
+
+// forgetBlob notes that the bytes of a blob were found to be gone.
+func (c change) forgetBlob(d image.Digest) error { return c.lose(d, false) }
+
+// pointedTo tells whether a document or an image points to a digest.
+func (v view) pointedTo(d image.Digest) (bool, error) {
+	for _, kind := range []string{parentRows, targetRows} {
+		for _, err := range v.Scan(digestKey(kind, d)) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// onDemand tells whether a blob that is not here is fetched when it is needed: it was evicted, or a
+// snapshot stands for it.
+func (v view) onDemand(d image.Digest) (bool, error) {
+	row, _, err := v.gone(d)
+	if row.Evicted || err != nil {
+		return row.Evicted, err
+	}
+	return v.lazy(d)
+}
+
+// OnDemand tells whether every one of digests is here or is fetched when it is needed.
+func (s *Store) OnDemand(ctx context.Context, digests ...image.Digest) (all bool, err error) {
+	err = s.view(ctx, func(v view) error {
+		for _, d := range digests {
+			_, here, err := v.size(d)
+			if err == nil && !here {
+				here, err = v.onDemand(d)
+			}
+			if !here || err != nil {
+				return err
+			}
+		}
+		all = true
+		return nil
+	})
+	return all, err
+}
+
+// regain lets every namespace know a blob again that is back, as it knew it before.
+func (c change) regain(d image.Digest, now time.Time) error {
+	gone, ok, err := c.gone(d)
+	if !ok || err != nil {
+		return err
+	}
+	for ns, k := range gone.Known {
+		exists, err := c.has(key(namespaceRows, ns))
+		if err != nil {
+			return err
+		}
+		if !exists {
+			continue // it was removed meanwhile
+		}
+		row := knownRow{Size: gone.Size, CreatedAt: k.CreatedAt, UpdatedAt: now, Labels: k.Labels}
+		if err := c.put(knownKey(ns, d), row); err != nil {
+			return err
+		}
+	}
+	return c.w.Delete(goneKey(d))
+}
