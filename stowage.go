@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -50,6 +51,7 @@ type Options struct {
 	// that works on the store's filesystem.
 	Snapshotter string
 	Unpack      UnpackLimits
+	GC          GCOptions
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
@@ -67,6 +69,7 @@ type Store struct {
 
 	snapshotter string
 	unpack      UnpackLimits
+	gc          GCOptions
 	large       chan struct{} // see [layer.DecompressOptions]
 
 	mu     sync.Mutex
@@ -126,7 +129,7 @@ func Open(root string, o Options) (*Store, error) {
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
-		snapshotter: o.Snapshotter, unpack: o.Unpack, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
+		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}, nil
 }
 
@@ -184,6 +187,9 @@ type PruneReport struct {
 // Prune deletes what no image, lease or running operation refers to: blobs, and the snapshots of
 // images. Snapshots that were prepared or committed by hand stay.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	if o.Grace == 0 {
+		o.Grace = s.gc.Grace
+	}
 	r, err := gc.Run(ctx, s.meta, s.content, o)
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
@@ -191,6 +197,9 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error)
 	report := &PruneReport{Report: r}
 	if o.DryRun {
 		return report, nil
+	}
+	if err := s.meta.Forget(ctx, time.Now().Add(-s.grace())); err != nil {
+		return report, fmt.Errorf("collect: %w", err)
 	}
 	if err := s.cleanMounts(ctx); err != nil {
 		return report, fmt.Errorf("collect: %w", err)

@@ -31,6 +31,8 @@ type (
 
 	// Image is a name with its root descriptor, and what of it is here.
 	Image = metadata.Image
+	// RemovedImage is a name that was taken away.
+	RemovedImage = metadata.RemovedImage
 	// State says how much of an image or a platform is here.
 	State = metadata.State
 	// Blob is a blob as the namespace knows it.

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"text/tabwriter"
-
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage"
@@ -36,22 +33,7 @@ finds them; with --all they go as well.`,
 		if err != nil {
 			return err
 		}
-		return out.print(a.out, r, []any{r}, func(w *tabwriter.Writer) {
-			for _, b := range r.Blobs {
-				fmt.Fprintf(w, "%s\t%s\n", b.Digest, humanSize(b.Size))
-			}
-			verb := "freed"
-			if dry {
-				verb = "would free"
-			}
-			for _, key := range r.Snapshots {
-				fmt.Fprintf(w, "%s\tsnapshot\n", key)
-			}
-			fmt.Fprintf(w, "%s %s in %d blobs\n", verb, humanSize(r.Bytes), len(r.Blobs))
-			if len(r.Snapshots) > 0 || r.Unpacked.Inodes > 0 {
-				fmt.Fprintf(w, "%s %s in %d snapshots\n", verb, humanSize(r.Unpacked.Size), len(r.Snapshots))
-			}
-		})
+		return printPruned(a, out, r, dry)
 	}
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,7 @@ type imageRow struct {
 	CreatedAt time.Time         `json:"createdAt"`
 	UpdatedAt time.Time         `json:"updatedAt"`
 	Labels    map[string]string `json:"labels"`
+	RemovedAt *time.Time        `json:"removedAt,omitempty"`
 }
 
 type platformRow struct {
@@ -33,7 +35,7 @@ type platformRow struct {
 
 func lsCommand(a *app, name string) *cobra.Command {
 	var filters []string
-	var quiet bool
+	var quiet, all bool
 	cmd := &cobra.Command{
 		Use:   name,
 		Short: "List the images of the store",
@@ -42,11 +44,17 @@ func lsCommand(a *app, name string) *cobra.Command {
   complete   everything that it was pulled or imported for
   partial    some of that is missing; "image check" says what
   lazy       what is missing can be fetched on demand
+  removed    its name was taken away, and "image restore" brings it back (with --all)
+  collected  it was removed, and so was its content since then (with --all)
+
+Names that were removed are remembered for a day, or for as long as grace in the [gc]
+section of the configuration says.
 
 Filters, all of which must hold: name=PATTERN (a shell pattern, or a part of the name),
 state=STATE, platform=PLATFORM (one that is complete), digest=PREFIX, label=KEY[=VALUE].`,
 		Example: `  stowage images
   stowage images --filter state=partial -q
+  stowage images --all --filter state=removed
   stowage images --format json | jq -r '.[].name'
   stowage images --format '{{.name}} {{.size}}'`,
 		Args: cobra.NoArgs,
@@ -56,6 +64,7 @@ state=STATE, platform=PLATFORM (one that is complete), digest=PREFIX, label=KEY[
 	}
 	out := formatFlag(cmd, "table")
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "show only what matches KEY=VALUE (repeatable)")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also the names that were removed lately")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		keep, err := imageFilter(filters)
@@ -73,6 +82,16 @@ state=STATE, platform=PLATFORM (one that is complete), digest=PREFIX, label=KEY[
 				rows = append(rows, row)
 			}
 		}
+		if all {
+			removed, err := s.RemovedImages(cmd.Context())
+			listErr = errors.Join(listErr, err)
+			for _, img := range removed {
+				if row := removedRow(img); keep(row) {
+					rows = append(rows, row)
+				}
+			}
+			slices.SortStableFunc(rows, func(a, b imageRow) int { return strings.Compare(a.Name, b.Name) })
+		}
 		if quiet {
 			for _, r := range rows {
 				fmt.Fprintln(a.out, r.Name)
@@ -83,7 +102,7 @@ state=STATE, platform=PLATFORM (one that is complete), digest=PREFIX, label=KEY[
 		err = out.print(a.out, rows, anys(rows), func(w *tabwriter.Writer) {
 			fmt.Fprintln(w, "NAME\tDIGEST\tSIZE\tPLATFORMS\tSTATE\tAGE")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Digest, humanSize(r.Size), r.platforms(), r.State, humanAge(r.UpdatedAt, now))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Digest, humanSize(r.Size), r.platforms(), r.state(now), humanAge(r.UpdatedAt, now))
 			}
 		})
 		return errors.Join(err, listErr)
@@ -103,6 +122,26 @@ func newImageRow(img stowage.Image) imageRow {
 		r.Platforms = append(r.Platforms, platformRow{stowage.FormatPlatform(p.Platform), p.State})
 	}
 	return r
+}
+
+// removedRow is the row of a name that was taken away.
+func removedRow(img stowage.RemovedImage) imageRow {
+	r := newImageRow(img.Image)
+	r.RemovedAt = &img.RemovedAt
+	if r.State == stowage.Absent {
+		r.State = "collected"
+	} else {
+		r.State = "removed"
+	}
+	return r
+}
+
+// state also shows when a name was taken away.
+func (r imageRow) state(now time.Time) string {
+	if r.RemovedAt == nil {
+		return string(r.State)
+	}
+	return fmt.Sprintf("%s (%s ago)", r.State, humanAge(*r.RemovedAt, now))
 }
 
 // platforms shows what is here, and how many platforms are not.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -66,14 +67,14 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 
 	pull, push, images, tag, rmi := pullCommand, pushCommand, lsCommand, tagCommand, rmCommand
 	image := group("image", "Work with images", []string{"i"},
-		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"),
+		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"), restoreCommand(a),
 		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		mountCommand(a), unmountCommand(a), unpackCommand(a), usageCommand(a))
 	cmd.AddCommand(image,
 		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		registryCommand(a), loginCommand(a), logoutCommand(a),
-		contentCommand(a), snapshotCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
+		contentCommand(a), snapshotCommand(a), gcCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
 			check := c.Args
@@ -166,12 +167,22 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
 			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
 		},
+		GC: a.gcOptions(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.store = s
 	return s, nil
+}
+
+// gcOptions are what was configured of collection.
+func (a *app) gcOptions() stowage.GCOptions {
+	o := stowage.GCOptions{Grace: time.Duration(a.conf.GC.Grace)}
+	if o.Grace == 0 {
+		o.Grace = -1 // which is what none is called there
+	}
+	return o
 }
 
 // local opens the store for work that asks no registry.

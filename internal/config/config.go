@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
@@ -43,6 +44,9 @@ type Config struct {
 	// Unpack bounds what layers may cost and lack.
 	Unpack Unpack `toml:"unpack"`
 
+	// GC says when what is not needed goes.
+	GC GC `toml:"gc"`
+
 	// AuthFiles hold registry credentials in docker's format, and are asked in order.
 	AuthFiles []string `toml:"-"`
 }
@@ -60,7 +64,7 @@ type Unpack struct {
 // last word. The file may be containerd's, of which only the registry section is taken. getenv and
 // uid are those of the process.
 func Load(file string, getenv func(string) string, uid int) (*Config, error) {
-	c := &Config{Namespace: "default", Sync: "full"}
+	c := &Config{Namespace: "default", Sync: "full", GC: GC{Grace: Duration(24 * time.Hour)}}
 	if file == "" {
 		file = getenv("STOWAGE_CONFIG")
 	}
@@ -124,6 +128,9 @@ func (c *Config) parse(file string, b []byte) error {
 	}
 	if len(tables.Dirs) > 0 {
 		c.HostsDirs = tables.Dirs
+	}
+	if err := c.GC.check(); err != nil {
+		return fmt.Errorf("%s: gc: %w", file, err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +23,9 @@ func write(t *testing.T, text string) string {
 	}
 	return name
 }
+
+// day is how long things are kept unless the file says otherwise.
+const day = Duration(24 * time.Hour)
 
 // sameTables leaves what was said of registries to the tests that are about it.
 var sameTables = cmpopts.IgnoreTypes(hosts.Tables{})
@@ -46,7 +50,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		Root: "/var/lib/stowage", Namespace: "default", Sync: "full",
 		HostsDirs: []string{"/etc/stowage/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
-		AuthFiles: []string{"/home/u/.docker/config.json"},
+		AuthFiles: []string{"/home/u/.docker/config.json"}, GC: GC{Grace: day},
 	}
 	if diff := cmp.Diff(want, root, sameTables); diff != "" {
 		t.Errorf("as root (-want +got):\n%s", diff)
@@ -69,7 +73,7 @@ func TestLoadOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Root: "/srv/images", Namespace: "k8s.io", Sync: "none", HostsDirs: []string{"/h"}, MaxConcurrent: 2}
+	want := &Config{Root: "/srv/images", Namespace: "k8s.io", Sync: "none", HostsDirs: []string{"/h"}, MaxConcurrent: 2, GC: GC{Grace: day}}
 	if diff := cmp.Diff(want, c, sameTables); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -127,7 +131,7 @@ func TestLoadContainerds(t *testing.T) {
 			if n := len(got.Registry.Mirrors); n != c.mirrors {
 				t.Errorf("%d registries with mirrors, want %d", n, c.mirrors)
 			}
-			want := &Config{Root: "/var/lib/stowage", Namespace: "default", Sync: "full", HostsDirs: c.dirs}
+			want := &Config{Root: "/var/lib/stowage", Namespace: "default", Sync: "full", HostsDirs: c.dirs, GC: GC{Grace: day}}
 			if diff := cmp.Diff(want, got, sameTables); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

@@ -195,6 +195,9 @@ func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) 
 			return Image{}, err
 		}
 	}
+	if err := c.touch(ns, row.Target.Digest, now); err != nil {
+		return Image{}, err
+	}
 	err = c.putImage(ns, &row, now)
 	return row.Image, err
 }

@@ -117,11 +117,12 @@ func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img I
 }
 
 // RemoveImages removes names, and returns those that were not there. What they named stays until
-// it is collected.
+// it is collected; until then [Store.RestoreImage] brings them back.
 func (s *Store) RemoveImages(ctx context.Context, ns string, names ...string) (missing []string, err error) {
 	err = s.update(ctx, func(c change) error {
+		now := time.Now().UTC()
 		for _, name := range names {
-			err := c.dropImage(ns, name)
+			err := c.removeImage(ns, name, now)
 			if errdefs.IsNotFound(err) {
 				missing = append(missing, name)
 			} else if err != nil {

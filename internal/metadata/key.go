@@ -26,6 +26,8 @@ const (
 	layerRows     = "p/"
 	lazyRows      = "z/"
 	goneRows      = "v/"
+	removedRows   = "r/"
+	usedRows      = "a/"
 )
 
 // key joins the parts of a key behind its kind. A last part that is empty makes the prefix of

@@ -28,6 +28,9 @@
 //	z/<digest><ns>␀<sn>␀<key>  a lazy snapshot by its blob -
 //	v/<digest>                 a blob whose bytes are gone size, whether it was evicted,
 //	                                                      labels by namespace
+//	r/<namespace>␀<name>       a name that was removed     Image, and when
+//	a/<namespace>␀<digest>     when the image of a target  time
+//	                           was used last
 //
 //	n ──┬── i ── t ──► target         a name leads to a root document,
 //	    ├── l ───────► digests        a lease to anything,
@@ -51,6 +54,7 @@
 package metadata
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -146,6 +150,23 @@ func (v view) has(key []byte) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// deleteAll removes the rows whose keys begin with prefix.
+func (c change) deleteAll(prefix []byte) error {
+	var keys [][]byte
+	for e, err := range c.Scan(prefix) {
+		if err != nil && e.Key == nil {
+			return err
+		}
+		keys = append(keys, bytes.Clone(e.Key))
+	}
+	for _, k := range keys {
+		if err := c.w.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // put encodes row under key.

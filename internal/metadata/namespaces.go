@@ -67,7 +67,7 @@ func (c change) ensureNamespace(name string, now time.Time) error {
 
 // DeleteNamespace removes a namespace. Errors: [errdefs.ErrNotFound];
 // [errdefs.ErrFailedPrecondition] while it has images, blobs,
-// leases or snapshots.
+// leases or snapshots. The names that were removed from it are forgotten.
 func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
 	if err := CheckNamespace(name); err != nil {
 		return err
@@ -87,6 +87,11 @@ func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
 				if err == nil {
 					err = fmt.Errorf("namespace %s has %s: %w", name, kind.name, errdefs.ErrFailedPrecondition)
 				}
+				return err
+			}
+		}
+		for _, rows := range []string{removedRows, usedRows} {
+			if err := c.deleteAll(key(rows, name, "")); err != nil {
 				return err
 			}
 		}
