@@ -64,11 +64,11 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// An image of the small archive has 25 blobs that no other has.
+// A family of the small archive brings 25 blobs for each of its images, no two of them the same.
 func TestSmallImage(t *testing.T) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for i := range 2 {
+	for i := range 2 * smallFamily {
 		if _, err := writeSmallImage(w, i); err != nil {
 			t.Fatal(err)
 		}
@@ -76,16 +76,17 @@ func TestSmallImage(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	names := map[string]bool{}
+	entries, names := 0, map[string]bool{}
 	for r := tar.NewReader(&out); ; {
 		header, err := r.Next()
 		if err != nil {
 			break
 		}
 		names[header.Name] = true
+		entries++
 	}
-	if got, want := len(names), 2*(smallLayers+2); got != want {
-		t.Errorf("%d blobs, want %d", got, want)
+	if want := 2 * smallFamily * smallBlobs; entries != want || len(names) != want {
+		t.Errorf("%d entries, %d names; want %d of both", entries, len(names), want)
 	}
 }
 
@@ -95,7 +96,7 @@ func TestArchiveKept(t *testing.T) {
 	if err := os.MkdirAll(b.kept(), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	want := b.kept() + "/small.tar"
+	want := b.kept() + "/small-families.tar"
 	if err := os.WriteFile(want, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
