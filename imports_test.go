@@ -23,6 +23,7 @@ var allowed = map[string]string{
 	"flock":    "",
 	"par":      "",
 	"progress": "",
+	"rate":     "",
 	"mount":    "",
 	"inflate":  "",
 
@@ -38,7 +39,7 @@ var allowed = map[string]string{
 	// Keepers and talkers: the state we own, the places images come from and go to.
 	"metadata": "flock ref image content kv layer",
 	"snapshot": "flock kv layer metadata mount",
-	"registry": "ref image par progress",
+	"registry": "ref image par progress rate",
 	"archive":  "ref image content par progress",
 
 	// Work: one verb each.

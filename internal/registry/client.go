@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -51,7 +52,7 @@ type Options struct {
 // they share too.
 type Client struct {
 	o    Options
-	line *limiter      // nil: there is no limit
+	line *rate.Limiter // nil: there is no limit
 	room chan struct{} // see [parts]
 
 	mu         sync.Mutex
@@ -82,7 +83,7 @@ func New(o Options) *Client {
 		registries: map[string][]*endpoint{}, healths: map[string]*health{}, blamed: map[image.Digest][]*endpoint{},
 	}
 	if o.LimitRate > 0 {
-		c.line = &limiter{rate: o.LimitRate}
+		c.line = rate.New(o.LimitRate)
 	}
 	return c
 }

@@ -4,37 +4,16 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"sync"
-	"time"
+
+	"github.com/stowage/stowage/internal/rate"
 )
 
-// A limiter shares out a number of bytes a second among all bodies that a client receives and
-// sends. It stands in the transport, so nothing above it has to think of it.
-type limiter struct {
-	rate int64 // bytes a second
-
-	mu   sync.Mutex
-	free time.Time // when the bytes taken so far will have had their time
-}
-
-// take waits until n more bytes are due.
-func (l *limiter) take(ctx context.Context, n int) error {
-	l.mu.Lock()
-	now := time.Now()
-	if l.free.Before(now) {
-		l.free = now // what was not used is lost: there are no bursts
-	}
-	l.free = l.free.Add(time.Duration(float64(n) / float64(l.rate) * float64(time.Second)))
-	wait := l.free.Sub(now)
-	l.mu.Unlock()
-	return sleep(ctx, wait)
-}
-
-// A throttle is a transport whose bodies go through a limiter. It stands above the watchdog, whose
-// time runs only while bytes are waited for: what is held back here does not count as silence.
+// A throttle is a transport whose bodies, those received and those sent, share one limiter. It stands
+// in the transport, so nothing above it has to think of it, and above the watchdog, whose time
+// runs only while bytes are waited for: what is held back here does not count as silence.
 type throttle struct {
 	next http.RoundTripper
-	line *limiter
+	line *rate.Limiter
 }
 
 func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -64,14 +43,12 @@ func (t *throttle) RoundTrip(req *http.Request) (*http.Response, error) {
 type throttled struct {
 	io.ReadCloser
 	ctx  context.Context
-	line *limiter
+	line *rate.Limiter
 }
 
 func (t *throttled) Read(p []byte) (int, error) {
-	// Small portions keep the flow even, and a cancelled wait short.
-	most := max(t.line.rate/10, 512)
-	n, err := t.ReadCloser.Read(p[:min(int64(len(p)), most)])
-	if late := t.line.take(t.ctx, n); late != nil && err == nil {
+	n, err := t.ReadCloser.Read(p[:min(int64(len(p)), t.line.Portion())])
+	if late := t.line.Take(t.ctx, n); late != nil && err == nil {
 		err = late
 	}
 	return n, err

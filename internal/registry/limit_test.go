@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
@@ -80,7 +81,7 @@ func TestLimitCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		body := &throttled{io.NopCloser(strings.NewReader(strings.Repeat("x", 10_000))), ctx, &limiter{rate: 1000}}
+		body := &throttled{io.NopCloser(strings.NewReader(strings.Repeat("x", 10_000))), ctx, rate.New(1000)}
 		begun := time.Now()
 		_, err := io.Copy(io.Discard, body)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != time.Second {
