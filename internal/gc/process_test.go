@@ -1,0 +1,158 @@
+package gc_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/metadata"
+)
+
+var errDied = errors.New("the process is dead")
+
+// A process is a store as one process has it. It may die at any call to what it stands on, before
+// the call is done or after it, and others may act between its calls.
+type process struct {
+	kv.DB
+	content.Store
+	holders string
+	meta    *metadata.Store
+
+	left      int  // calls until it dies; negative: it lives
+	dead      bool //
+	committed bool // the last Update was
+	cancel    func()
+	others    func()
+	pause     time.Duration // what reading a row takes
+}
+
+func newProcess(db kv.DB, blobs content.Store, holders string) *process {
+	p := &process{DB: db, Store: blobs, holders: holders, left: -1}
+	p.meta = metadata.New(p, holders)
+	return p
+}
+
+func (p *process) dies() bool {
+	p.dead = p.dead || p.left == 0
+	p.left = max(p.left-1, -1)
+	return p.dead
+}
+
+// call does f as a living process does, and tells nobody of it if the process died meanwhile.
+func (p *process) call(f func() error) error {
+	if p.dies() {
+		return errDied
+	}
+	err := f()
+	if p.dies() {
+		return errDied
+	}
+	if p.others != nil {
+		p.others()
+	}
+	return err
+}
+
+func (p *process) View(ctx context.Context, f func(kv.Reader) error) error {
+	return p.call(func() error {
+		return p.DB.View(ctx, func(r kv.Reader) error { return f(slowReader{r, p.pause}) })
+	})
+}
+
+func (p *process) Update(ctx context.Context, f func(kv.Writer) error) error {
+	p.committed = false
+	return p.call(func() error {
+		err := p.DB.Update(ctx, func(w kv.Writer) error { return f(slowWriter{w, slowReader{w, p.pause}}) })
+		p.committed = err == nil
+		if p.cancel != nil {
+			p.cancel()
+		}
+		return err
+	})
+}
+
+func (p *process) Delete(ctx context.Context, d image.Digest) error {
+	return p.call(func() error { return p.Store.Delete(ctx, d) })
+}
+
+func (p *process) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
+	return func(yield func(content.Info, error) bool) {
+		var list []content.Info
+		err := p.call(func() error {
+			for info, err := range p.Store.Blobs(ctx) {
+				if err != nil {
+					return err
+				}
+				list = append(list, info)
+			}
+			// The same for the same sequence.
+			slices.SortFunc(list, func(a, b content.Info) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+			return nil
+		})
+		for _, info := range list {
+			if !yield(info, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(content.Info{}, err)
+		}
+	}
+}
+
+// A slowReader takes its time, so that whoever bounds the length of transactions ends them.
+type slowReader struct {
+	kv.Reader
+	pause time.Duration
+}
+
+func (r slowReader) Get(key []byte) ([]byte, error) {
+	time.Sleep(r.pause)
+	return r.Reader.Get(key)
+}
+
+func (r slowReader) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
+	time.Sleep(r.pause)
+	return r.Reader.Scan(prefix)
+}
+
+type slowWriter struct {
+	kv.Writer
+	slow slowReader
+}
+
+func (w slowWriter) Get(key []byte) ([]byte, error)               { return w.slow.Get(key) }
+func (w slowWriter) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return w.slow.Scan(prefix) }
+
+// again is the process that takes the place of one that died with holds: their lock files are
+// still there, and nobody has the locks.
+func (p *process) again(holds []*metadata.Hold) (*process, error) {
+	p.dead = true
+	files, err := os.ReadDir(p.holders)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, h := range holds {
+		if err := h.Release(context.Background()); !errors.Is(err, errDied) {
+			return nil, errors.Join(errors.New("a dead process released a hold"), err)
+		}
+	}
+	for _, f := range files {
+		f, err := os.OpenFile(filepath.Join(p.holders, f.Name()), os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return newProcess(p.DB, p.Store, p.holders), nil
+}
