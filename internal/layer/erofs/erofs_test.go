@@ -110,11 +110,11 @@ func anACL(owner, mask, other uint16) string {
 		b = binary.LittleEndian.AppendUint16(b, perm)
 		b = binary.LittleEndian.AppendUint32(b, id)
 	}
-	entry(aclOwner, owner, 1<<32-1)
-	entry(aclUser, 7, 1000)
-	entry(aclOwnerGroup, 4, 1<<32-1)
-	entry(aclMask, mask, 1<<32-1)
-	entry(aclOther, other, 1<<32-1)
+	entry(0x01, owner, 1<<32-1)
+	entry(0x02, 7, 1000)
+	entry(0x04, 4, 1<<32-1)
+	entry(0x10, mask, 1<<32-1)
+	entry(0x20, other, 1<<32-1)
 	return string(b)
 }
 

@@ -195,7 +195,7 @@ func (k *keeper) xattrs(e *tarstream.Entry, path string, r *record) error {
 		why := refusedXattr(r.kind, x)
 		if why == "" {
 			var keep bool
-			if r.mode, keep = afterXattr(r.mode, x); !keep {
+			if r.mode, keep = layer.AfterXattr(r.mode, x); !keep {
 				continue
 			}
 			with := appendXattr(kept, x.Name, x.Value)

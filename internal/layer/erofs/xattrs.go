@@ -5,6 +5,7 @@ import (
 	"iter"
 	"strings"
 
+	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/layer/tarstream"
 )
 
@@ -67,10 +68,8 @@ func refusedXattr(kind byte, x tarstream.Xattr) string {
 		return "not on this type of file"
 	case x.Name == "security.capability" && !validCapability(x.Value):
 		return "no capabilities"
-	case index == 2 || index == 3:
-		if _, ok := parseACL(x.Value); !ok {
-			return "no ACL"
-		}
+	case (index == 2 || index == 3) && !layer.ValidACL(x.Value):
+		return "no ACL"
 	}
 	return ""
 }
@@ -133,3 +132,8 @@ func encodeXattrs(b []byte, xattrs string) []byte {
 
 // alignUp is the first multiple of align, a power of two, from n on.
 func alignUp[T int | int64](n, align T) T { return (n + align - 1) &^ (align - 1) }
+
+// validCapability tells whether a value is one of the file capabilities that Linux takes.
+func validCapability(value string) bool {
+	return len(value) == 20 && value[3] == 2 || len(value) == 24 && value[3] == 3
+}

@@ -1,4 +1,4 @@
-package erofs
+package layer
 
 import (
 	"encoding/binary"
@@ -13,11 +13,11 @@ type acl struct {
 	more bool   // there is more to it than these
 }
 
-// afterXattr is the mode of a file when an xattr has been set that is not refused, and whether the
+// AfterXattr is the mode of a file when an xattr has been set that is not refused, and whether the
 // file then has the xattr: setting an ACL changes the mode too, and an ACL that says nothing else
 // is not kept.
-func afterXattr(mode uint32, x tarstream.Xattr) (after uint32, keep bool) {
-	if x.Name != accessACL && x.Name != defaultACL {
+func AfterXattr(mode uint32, x tarstream.Xattr) (after uint32, keep bool) {
+	if !isACL(x.Name) {
 		return mode, true
 	}
 	a, _ := parseACL(x.Value)
@@ -28,6 +28,12 @@ func afterXattr(mode uint32, x tarstream.Xattr) (after uint32, keep bool) {
 		return mode, false
 	}
 	return mode&^0o777 | a.mode, a.more
+}
+
+// ValidACL tells whether Linux takes a value as a POSIX ACL, or as none.
+func ValidACL(value string) bool {
+	_, ok := parseACL(value)
+	return ok
 }
 
 // Tags of the entries of an ACL, in their order.
@@ -84,9 +90,4 @@ func parseACL(value string) (a acl, ok bool) {
 	a.more = seen&(aclUser|aclGroup|aclMask) != 0
 	const needed = aclOwner | aclOwnerGroup | aclOther
 	return a, seen&needed == needed && (seen&(aclUser|aclGroup) == 0 || seen&aclMask != 0)
-}
-
-// validCapability tells whether a value is one of the file capabilities that Linux takes.
-func validCapability(value string) bool {
-	return len(value) == 20 && value[3] == 2 || len(value) == 24 && value[3] == 3
 }
