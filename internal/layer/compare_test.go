@@ -44,19 +44,19 @@ func openWhole(t testing.TB, dir string) layer.Tree {
 func TestCompareCorpus(t *testing.T) {
 	for _, c := range layertest.Corpus() {
 		t.Run(c.Name, func(t *testing.T) {
-			for form, name := range map[layer.Form]string{layer.Overlay: "overlay", layer.UserOverlay: "overlay with userxattr"} {
-				t.Run(name, func(t *testing.T) {
-					t.Parallel()
-					compareStack(t, form, c.Layers)
-				})
-			}
+			t.Run("overlay", func(t *testing.T) {
+				t.Parallel()
+				compareStack(t, c.Layers)
+			})
 			t.Run("a whole tree", func(t *testing.T) {
 				t.Parallel()
 				below, tree := newRoot(t), newRoot(t)
 				for i, l := range c.Layers {
 					o := layer.CompareOptions{Losses: applyTo(t, l, tree, layer.Options{ReportLosses: true}).Losses}
-					if diff := compare(t, l, openWhole(t, below), openWhole(t, tree), o); len(diff) > 0 {
-						t.Errorf("layer %d differs: %q", i, diff)
+					if looksAt(i, c.Layers) {
+						if diff := compare(t, l, openWhole(t, below), openWhole(t, tree), o); len(diff) > 0 {
+							t.Errorf("layer %d differs: %q", i, diff)
+						}
 					}
 					applyTo(t, l, below, layer.Options{ReportLosses: true})
 				}
@@ -65,7 +65,11 @@ func TestCompareCorpus(t *testing.T) {
 	}
 }
 
-func compareStack(t *testing.T, form layer.Form, layers [][]byte) {
+// looksAt picks layers: all of few, and some of hundreds, where each is compared with all below.
+func looksAt(i int, layers [][]byte) bool { return len(layers) < 20 || i%100 == 99 || i == len(layers)-1 }
+
+func compareStack(t *testing.T, layers [][]byte) {
+	form := layer.Overlay
 	stack := []string{newRoot(t)}
 	for i, l := range layers {
 		below, err := layer.OpenStack(form, stack)
@@ -77,6 +81,10 @@ func compareStack(t *testing.T, form layer.Form, layers [][]byte) {
 			stack = stack[:1]
 		}
 		stack = append(stack, dir)
+		if !looksAt(i, layers) {
+			must(t, below.Close())
+			continue
+		}
 		tree, err := layer.OpenStack(form, stack)
 		must(t, err)
 		if diff := compare(t, l, below, tree, layer.CompareOptions{Losses: result.Losses}); len(diff) > 0 {
