@@ -46,10 +46,11 @@ func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions
 			err = fmt.Errorf("mount %s: %w", name, err)
 		}
 	}()
-	parts, err := s.choose(ctx, name, o.Platform)
+	parts, hold, err := s.hold(ctx, name, o.Platform)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
 	if dir, err = mountPoint(dir); err != nil {
 		return err
 	}
@@ -70,11 +71,6 @@ func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions
 	} else if mounted {
 		return fmt.Errorf("%s is mounted at %s: %w", cmpOr(info.Source, "something"), dir, errdefs.ErrAlreadyExists)
 	}
-	hold, err := s.meta.Hold(ctx, s.ns, append(parts.Digests(), parts.Manifest)...)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
 	if err := s.ensureUnpacked(ctx, sn.Name(), parts, o.Progress); err != nil {
 		return err
 	}
@@ -90,6 +86,34 @@ func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions
 	}
 	_, err = sn.Label(ctx, dir, map[string]string{mountingLabel: ""})
 	return err
+}
+
+// hold is choose for an image whose blobs and unpacked layers stay until the hold is released.
+func (s *Store) hold(ctx context.Context, name string, platform *Platform) (*imageParts, *metadata.Hold, error) {
+	for {
+		img, err := s.find(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		hold, err := s.meta.Hold(ctx, s.ns, img.Target.Digest)
+		if err != nil {
+			return nil, nil, err
+		}
+		// The name may have been removed or moved by then, and what it stood for be gone.
+		now, err := s.find(ctx, name)
+		if err == nil && now.Target.Digest == img.Target.Digest {
+			var parts *imageParts
+			if parts, err = s.chosen(ctx, now, platform); err == nil {
+				err = hold.Add(ctx, parts.Digests()...)
+			}
+			if err == nil {
+				return parts, hold, nil
+			}
+		}
+		if err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 func cmpOr(s, otherwise string) string {
@@ -327,11 +351,7 @@ func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Pla
 			err = fmt.Errorf("unpack %s: %w", name, err)
 		}
 	}()
-	parts, err := s.choose(ctx, name, platform)
-	if err != nil {
-		return nil, err
-	}
-	hold, err := s.meta.Hold(ctx, s.ns, parts.Manifest)
+	parts, hold, err := s.hold(ctx, name, platform)
 	if err != nil {
 		return nil, err
 	}

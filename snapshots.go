@@ -175,6 +175,11 @@ func (s *Store) choose(ctx context.Context, name string, platform *Platform) (*i
 	if err != nil {
 		return nil, err
 	}
+	return s.chosen(ctx, img, platform)
+}
+
+// chosen is choose for an image that was looked up.
+func (s *Store) chosen(ctx context.Context, img Image, platform *Platform) (*imageParts, error) {
 	p, err := pick(img, platform)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", img.Name, err)

@@ -1,7 +1,7 @@
 package gc_test
 
 import (
-		"context"
+	"context"
 	"errors"
 	"flag"
 	"fmt"

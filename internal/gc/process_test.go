@@ -129,7 +129,7 @@ type slowWriter struct {
 	slow slowReader
 }
 
-func (w slowWriter) Get(key []byte) ([]byte, error)               { return w.slow.Get(key) }
+func (w slowWriter) Get(key []byte) ([]byte, error)                { return w.slow.Get(key) }
 func (w slowWriter) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return w.slow.Scan(prefix) }
 
 // again is the process that takes the place of one that died with holds: their lock files are
