@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -95,26 +96,31 @@ func (s *Store) Fetch(ctx context.Context, reference string, o PullOptions) (str
 	return whole.String() + "@" + d.Digest.String(), nil
 }
 
-// Verify reads blobs and compares their digests; report gets one finding at a time. No digest
-// means every blob in the store, whatever its namespace.
-func (s *Store) Verify(ctx context.Context, digests []string, report func(BlobFinding)) error {
-	var list []Digest
+// Verify reads blobs and compares their digests; report gets one finding at a time.
+func (s *Store) Verify(ctx context.Context, digests []string, o VerifyOptions, report func(BlobFinding)) error {
+	var list []content.Info
 	for _, text := range digests {
 		d, err := s.digestOf(ctx, text)
 		if err != nil {
 			return err
 		}
-		list = append(list, d)
-	}
-	if len(digests) == 0 {
-		for info, err := range s.content.Blobs(ctx) {
-			if err != nil {
-				return fmt.Errorf("list blobs: %w", err)
-			}
-			list = append(list, info.Digest)
+		b, err := s.content.Info(ctx, d)
+		if errdefs.IsNotFound(err) {
+			b.Digest, err = d, nil // which is for the report to say
 		}
+		if err != nil {
+			return err
+		}
+		list = append(list, b)
 	}
-	return doctor.VerifyBlobs(ctx, s.content, list, report)
+	return doctor.VerifyBlobs(ctx, s.content, list, o, report)
+}
+
+// VerifyAll is [Store.Verify] for every blob in the store, whatever its namespace. With resume it
+// goes on where the last run was interrupted; what was damaged then, and what was touched since,
+// is read again.
+func (s *Store) VerifyAll(ctx context.Context, resume bool, o VerifyOptions, report func(BlobFinding)) error {
+	return doctor.VerifyAll(ctx, s.content, filepath.Join(s.root, "metadata", "verify"), resume, o, report)
 }
 
 // RemoveBlob removes a blob. One that an image or a lease needs is [errdefs.ErrFailedPrecondition]

@@ -131,10 +131,10 @@ func (s *Store) LabelImage(ctx context.Context, name string, labels map[string]s
 	return nil
 }
 
-// CheckImage looks for every blob that an image needs, on the disk; with verify it also reads
-// them and compares their digests.
-func (s *Store) CheckImage(ctx context.Context, img Image, verify bool) (ImageFinding, error) {
-	return doctor.CheckImage(ctx, s.content, s.meta, s.ns, img, verify)
+// CheckImages looks for every blob that images need, on the disk; with verify, which may be nil, it
+// also reads them and compares their digests.
+func (s *Store) CheckImages(ctx context.Context, images []Image, verify *VerifyOptions) ([]ImageFinding, error) {
+	return doctor.CheckImages(ctx, s.content, s.meta, s.ns, images, verify)
 }
 
 // find looks an image up by what a person types: a reference, or the digest of its root

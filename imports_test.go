@@ -46,7 +46,7 @@ var allowed = map[string]string{
 	"unpack":   "par progress image content layer metadata snapshot",
 	"transfer": "flock par progress ref image content metadata registry archive unpack",
 	"gc":       "image content metadata",
-	"doctor":   "par progress mount ref image content layer metadata snapshot",
+	"doctor":   "par progress rate mount ref image content layer metadata snapshot",
 
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",

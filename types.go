@@ -89,8 +89,10 @@ type (
 	// Loss is something that a tree lacks of what its layers say.
 	Loss = layer.Loss
 
-	// ImageFinding is what [Store.CheckImage] found.
+	// ImageFinding is what [Store.CheckImages] found of one image.
 	ImageFinding = doctor.ImageFinding
+	// VerifyOptions tunes [Store.Verify].
+	VerifyOptions = doctor.VerifyOptions
 	// BlobFinding is what [Store.Verify] found of one blob.
 	BlobFinding = doctor.BlobFinding
 	// PruneOptions tunes [Store.Prune].

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -34,16 +35,15 @@ and compared with their digests. Exits with 4 if an image is not complete.`,
 		if err != nil {
 			return err
 		}
-		findings := make([]stowage.ImageFinding, 0, len(images))
-		whole := true
-		for _, img := range images {
-			f, err := s.CheckImage(cmd.Context(), img, verify)
-			if err != nil {
-				return err
-			}
-			whole = whole && f.Whole()
-			findings = append(findings, f)
+		var how *stowage.VerifyOptions
+		if verify {
+			how = &stowage.VerifyOptions{}
 		}
+		findings, err := s.CheckImages(cmd.Context(), images, how)
+		if err != nil {
+			return err
+		}
+		whole := !slices.ContainsFunc(findings, func(f stowage.ImageFinding) bool { return !f.Whole() })
 		if quiet {
 			for _, f := range findings {
 				if !f.Whole() {

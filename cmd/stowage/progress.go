@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -80,10 +81,10 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 			// Long transfers say every five seconds that they live.
 			if time.Since(last[e.Digest]) >= 5*time.Second {
 				last[e.Digest] = time.Now()
-				fmt.Fprintf(w, "%s %s %s of %s\n", short(e.Digest), e.What, humanSize(e.Offset), humanSize(e.Total))
+				fmt.Fprintf(w, "%s %s of %s\n", subject(e), humanSize(e.Offset), humanSize(e.Total))
 			}
 		case stowage.Done:
-			fmt.Fprintf(w, "%s %s done, %s\n", short(e.Digest), e.What, humanSize(e.Total))
+			fmt.Fprintf(w, "%s done, %s\n", subject(e), humanSize(e.Total))
 		case stowage.Reused:
 			fmt.Fprintf(w, "%s %s is here already\n", short(e.Digest), e.What)
 		case stowage.Fetched:
@@ -165,6 +166,11 @@ func (b *bars) wait() {
 		}
 	}
 	b.pool.Wait()
+}
+
+// subject is what an event is about: a blob, or many of them.
+func subject(e stowage.ProgressEvent) string {
+	return strings.TrimSpace(short(e.Digest) + " " + e.What)
 }
 
 // short is enough of a digest to tell blobs apart.

@@ -8,6 +8,7 @@ import (
 	_ "crypto/sha512"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -16,14 +17,30 @@ import (
 // Validate tells whether d is a digest that stores keep blobs under: sha256 or sha512, in
 // lower-case hex. Errors: [errdefs.ErrInvalidArgument].
 func Validate(d digest.Digest) error {
+	if valid(string(d)) { // digest.Validate, with its regular expressions, was a tenth of reading small blobs
+		return nil
+	}
 	err := d.Validate()
-	if err == nil && d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
+	if err == nil {
 		err = digest.ErrDigestUnsupported
 	}
-	if err != nil {
-		return fmt.Errorf("digest %.80q: %w: %w", d, err, errdefs.ErrInvalidArgument)
+	return fmt.Errorf("digest %.80q: %w: %w", d, err, errdefs.ErrInvalidArgument)
+}
+
+// valid tells whether text is a digest that Validate lets pass.
+func valid(text string) bool {
+	algorithm, hex, _ := strings.Cut(text, ":")
+	switch digest.Algorithm(algorithm) {
+	case digest.SHA256, digest.SHA512:
+	default:
+		return false
 	}
-	return nil
+	for _, c := range []byte(hex) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(hex) == digest.Algorithm(algorithm).Size()*2
 }
 
 // ReadBlob returns the bytes of a small blob, which are verified. Errors:

@@ -118,6 +118,9 @@ type Info struct {
 	Digest    digest.Digest
 	Size      int64 // bytes
 	CreatedAt time.Time
+	// ChangedAt is when anything of it was last changed, its mode and name included; zero where
+	// the store cannot tell.
+	ChangedAt time.Time
 	// Settled says that a Begin would find it as it is. Another was stored by somebody who did
 	// not sync, or in a commit that did not get to its end; a Begin makes up for that first.
 	Settled bool

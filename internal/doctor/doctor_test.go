@@ -5,8 +5,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/content/mem"
 	"github.com/stowage/stowage/internal/image"
@@ -80,12 +78,18 @@ func stored(t *testing.T) (content.Store, *metadata.Store, metadata.Image, *imag
 	return store, meta, images[0], here
 }
 
-func TestWholeImage(t *testing.T) {
-	store, meta, img, _ := stored(t)
-	f, err := CheckImage(t.Context(), store, meta, "default", img, true)
+func check(t *testing.T, store content.Store, meta *metadata.Store, img metadata.Image, verify *VerifyOptions) ImageFinding {
+	t.Helper()
+	list, err := CheckImages(t.Context(), store, meta, "default", []metadata.Image{img}, verify)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return list[0]
+}
+
+func TestWholeImage(t *testing.T) {
+	store, meta, img, _ := stored(t)
+	f := check(t, store, meta, img, &VerifyOptions{})
 	if !f.Whole() || f.Blobs != 5 {
 		t.Errorf("got %+v, want 5 whole blobs", f)
 	}
@@ -100,10 +104,7 @@ func TestMissingBlobIsRecorded(t *testing.T) {
 		if err := store.Delete(t.Context(), gone); err != nil {
 			t.Fatal(err)
 		}
-		f, err := CheckImage(t.Context(), store, meta, "default", img, false)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := check(t, store, meta, img, nil)
 		if f.Whole() || !slices.Contains(f.Missing, gone) || f.State != metadata.Partial {
 			t.Errorf("got %+v, want partial without %s", f, gone)
 		}
@@ -118,49 +119,12 @@ func TestCorruptBlobIsFoundByReading(t *testing.T) {
 	store, meta, img, here := stored(t)
 	bad := here.Manifest().Layers[1].Digest
 	for _, c := range []struct {
-		verify bool
+		verify *VerifyOptions
 		want   []image.Digest
-	}{{false, nil}, {true, []image.Digest{bad}}} {
-		f, err := CheckImage(t.Context(), spoilt{store, bad}, meta, "default", img, c.verify)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(f.Corrupt, c.want) || f.Whole() == c.verify {
+	}{{nil, nil}, {&VerifyOptions{}, []image.Digest{bad}}} {
+		f := check(t, spoilt{store, bad}, meta, img, c.verify)
+		if !slices.Equal(f.Corrupt, c.want) || f.Whole() == (c.verify != nil) {
 			t.Errorf("verify %v: corrupt: got %v, want %v", c.verify, f.Corrupt, c.want)
 		}
-	}
-}
-
-func TestVerifyBlobs(t *testing.T) {
-	store, _, _, here := stored(t)
-	var list []image.Digest
-	for _, b := range here.Blobs {
-		list = append(list, b.Digest)
-	}
-	bad, gone := list[0], list[1]
-	if err := store.Delete(t.Context(), gone); err != nil {
-		t.Fatal(err)
-	}
-	got := map[image.Digest]Verdict{}
-	err := VerifyBlobs(t.Context(), spoilt{store, bad}, list, func(f BlobFinding) { got[f.Digest] = f.Verdict })
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range list {
-		want := OK
-		switch d {
-		case bad:
-			want = Corrupt
-		case gone:
-			want = Missing
-		}
-		if got[d] != want {
-			t.Errorf("%s: got %s, want %s", d, got[d], want)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := VerifyBlobs(ctx, store, list, func(BlobFinding) {}); err == nil || errdefs.IsDataLoss(err) {
-		t.Errorf("cancelled: got %v", err)
 	}
 }

@@ -29,12 +29,64 @@ func (f ImageFinding) Whole() bool {
 	return (f.State == metadata.Complete || f.State == metadata.Lazy) && len(f.Missing) == 0 && len(f.Corrupt) == 0
 }
 
-// CheckImage looks for every blob that an image needs on the platforms it is wanted for: on the
-// disk, whatever the rows say, and with the right size. With verify it also reads them all and
-// compares their digests. What it finds missing is recorded, so that the image no longer counts
-// as complete.
-func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, ns string, img metadata.Image, verify bool) (ImageFinding, error) {
-	f := ImageFinding{Name: img.Name, Digest: img.Target.Digest, State: img.State}
+// CheckImages looks for every blob that images need on the platforms they are wanted for: on the
+// disk, whatever the rows say, and with the right size. With verify, which may be nil, it also
+// reads them all, each once, and compares their digests. What it finds missing is recorded, so
+// that the images no longer count as complete.
+func CheckImages(ctx context.Context, store content.Store, meta *metadata.Store, ns string, images []metadata.Image, verify *VerifyOptions) ([]ImageFinding, error) {
+	list := make([]ImageFinding, len(images))
+	found := make([][]image.Digest, len(images))
+	var all []content.Info
+	seen := map[image.Digest]bool{}
+	for i, img := range images {
+		f, here, err := lookAt(ctx, store, meta, img)
+		if err != nil {
+			return nil, fmt.Errorf("check %s: %w", img.Name, err)
+		}
+		list[i] = f
+		for _, b := range here {
+			found[i] = append(found[i], b.Digest)
+			if !seen[b.Digest] {
+				seen[b.Digest] = true
+				all = append(all, b)
+			}
+		}
+	}
+	bad := map[image.Digest]Verdict{}
+	if verify != nil {
+		err := VerifyBlobs(ctx, store, all, *verify, func(b BlobFinding) {
+			if b.Verdict != OK {
+				bad[b.Digest] = b.Verdict
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("check images: %w", err)
+		}
+	}
+	for i := range list {
+		f := &list[i]
+		for _, d := range found[i] {
+			switch bad[d] {
+			case Corrupt:
+				f.Corrupt = append(f.Corrupt, d)
+			case Missing:
+				f.Missing = append(f.Missing, d)
+			}
+		}
+		if len(f.Missing) > 0 {
+			now, err := meta.Recheck(ctx, ns, f.Name, f.Missing)
+			if err != nil {
+				return nil, fmt.Errorf("check %s: %w", f.Name, err)
+			}
+			f.State = now.State
+		}
+	}
+	return list, nil
+}
+
+// lookAt finds out which blobs of an image are here, and returns them.
+func lookAt(ctx context.Context, store content.Store, meta *metadata.Store, img metadata.Image) (f ImageFinding, here []content.Info, err error) {
+	f = ImageFinding{Name: img.Name, Digest: img.Target.Digest, State: img.State}
 	lazy := map[image.Digest]bool{}
 	for _, p := range img.Platforms {
 		if p.State == metadata.Lazy {
@@ -43,7 +95,6 @@ func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, 
 			}
 		}
 	}
-	var lost, found []image.Digest
 	seen := map[image.Digest]bool{}
 	look := func(d image.Descriptor) error {
 		if seen[d.Digest] {
@@ -57,13 +108,12 @@ func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, 
 			f.Lazy = append(f.Lazy, d.Digest)
 		case errdefs.IsNotFound(err):
 			f.Missing = append(f.Missing, d.Digest)
-			lost = append(lost, d.Digest)
 		case err != nil:
 			return err
 		case info.Size != d.Size:
 			f.Corrupt = append(f.Corrupt, d.Digest)
 		default:
-			found = append(found, d.Digest)
+			here = append(here, info)
 		}
 		return nil
 	}
@@ -107,31 +157,8 @@ func CheckImage(ctx context.Context, store content.Store, meta *metadata.Store, 
 		}
 		return nil
 	}
-	if err := walk(img.Target); err != nil {
-		return f, fmt.Errorf("check %s: %w", img.Name, err)
-	}
-	if verify {
-		err := VerifyBlobs(ctx, store, found, func(b BlobFinding) {
-			switch b.Verdict {
-			case Corrupt:
-				f.Corrupt = append(f.Corrupt, b.Digest)
-			case Missing:
-				f.Missing = append(f.Missing, b.Digest)
-				lost = append(lost, b.Digest)
-			}
-		})
-		if err != nil {
-			return f, fmt.Errorf("check %s: %w", img.Name, err)
-		}
-	}
-	if len(lost) > 0 {
-		now, err := meta.Recheck(ctx, ns, img.Name, lost)
-		if err != nil {
-			return f, fmt.Errorf("check %s: %w", img.Name, err)
-		}
-		f.State = now.State
-	}
-	return f, nil
+	err = walk(img.Target)
+	return f, here, err
 }
 
 func isIndex(ctx context.Context, meta *metadata.Store, d image.Digest) bool {

@@ -213,7 +213,9 @@ func (s *Store) blobs(ctx context.Context, a digest.Algorithm) iter.Seq2[content
 }
 
 func (s *Store) describe(d digest.Digest, fi fs.FileInfo) content.Info {
-	return content.Info{Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime(), Settled: s.isSettled(fi)}
+	return content.Info{
+		Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime(), ChangedAt: vfs.ChangedAt(fi), Settled: s.isSettled(fi),
+	}
 }
 
 // isSettled tells whether a blob's name and bytes are as durable as this store makes them.

@@ -53,7 +53,7 @@ func (s *Store) Info(_ context.Context, d digest.Digest) (content.Info, error) {
 	if err != nil {
 		return content.Info{}, fmt.Errorf("look up blob %s: %w", d, err)
 	}
-	return content.Info{Digest: d, Size: int64(len(b.data)), CreatedAt: b.at, Settled: true}, nil
+	return content.Info{Digest: d, Size: int64(len(b.data)), CreatedAt: b.at, ChangedAt: b.at, Settled: true}, nil
 }
 
 // Open implements [content.Store].
@@ -104,7 +104,7 @@ func (s *Store) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
 				yield(content.Info{}, fmt.Errorf("list blobs: %w", err))
 				return
 			}
-			if !yield(content.Info{Digest: d, Size: int64(len(b.data)), CreatedAt: b.at, Settled: true}, nil) {
+			if !yield(content.Info{Digest: d, Size: int64(len(b.data)), CreatedAt: b.at, ChangedAt: b.at, Settled: true}, nil) {
 				return
 			}
 		}
