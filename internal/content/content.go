@@ -32,6 +32,10 @@ type Store interface {
 	Open(ctx context.Context, d digest.Digest) (Reader, error)
 	// Delete removes a blob. Errors: [errdefs.ErrNotFound].
 	Delete(ctx context.Context, d digest.Digest) error
+	// Quarantine moves a blob aside: it is no longer there under its digest, and its bytes are kept
+	// for whoever wants to look at them, until they are removed by hand. It returns where they are, as a
+	// person would look for them. Errors: [errdefs.ErrNotFound].
+	Quarantine(ctx context.Context, d digest.Digest) (string, error)
 	// Blobs yields every finished blob, in no order. A blob that comes or goes meanwhile may be
 	// yielded or not. What is not a blob in the store's folders is passed over.
 	Blobs(ctx context.Context) iter.Seq2[Info, error]

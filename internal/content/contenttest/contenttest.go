@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) content.Store) {
 		{"empty blob", emptyBlob},
 		{"put", put},
 		{"delete", deleteBlob},
+		{"quarantine", quarantine},
 		{"blobs", listBlobs},
 		{"resume", resume},
 		{"resume whole", resumeWhole},
@@ -142,6 +143,43 @@ func deleteBlob(t *testing.T, s content.Store) {
 	kind(t, "delete twice", s.Delete(t.Context(), d), errdefs.ErrNotFound)
 	must(t, content.Put(t.Context(), s, d, p))
 	holds(t, s, d, p)
+}
+
+func quarantine(t *testing.T, s content.Store) {
+	p := Bytes(5, 3000)
+	d := digest.FromBytes(p)
+	put := func() {
+		t.Helper()
+		must(t, content.Put(t.Context(), s, d, p))
+		holds(t, s, d, p)
+	}
+	met := map[string]bool{}
+	for range 3 { // the same blob may go bad again
+		put()
+		r, err := s.Open(t.Context(), d)
+		must(t, err)
+		name, err := s.Quarantine(t.Context(), d)
+		must(t, err)
+		if name == "" || met[name] {
+			t.Errorf("it is in %q, where one is already", name)
+		}
+		met[name] = true
+		got := make([]byte, 3000)
+		if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("an open reader after Quarantine: %v, bytes are the same: %v", err, bytes.Equal(got, p))
+		}
+		must(t, r.Close())
+		missing(t, s, d)
+		for info, err := range s.Blobs(t.Context()) {
+			must(t, err)
+			t.Errorf("%s is still listed", info.Digest)
+		}
+	}
+	_, err := s.Quarantine(t.Context(), d)
+	kind(t, "quarantine what is not there", err, errdefs.ErrNotFound)
+	_, err = s.Quarantine(t.Context(), "sha256:../../x")
+	kind(t, "quarantine what is no digest", err, errdefs.ErrInvalidArgument)
+	put()
 }
 
 func listBlobs(t *testing.T, s content.Store) {

@@ -1,6 +1,7 @@
 // Package dir keeps blobs in a folder of a disk. It owns everything beneath content/ there:
 //
 //	content/blobs/<algorithm>/<hex>  finished blobs, mode 0444
+//	content/quarantine/<algorithm>-<hex>[-<n>]  blobs that were moved aside
 //	content/ingest/<id>              the bytes of an ingest; <id> is the sha256 of its key
 //	content/ingest/<id>.state        what is needed to go on with it; see doc/formats/content.md
 //

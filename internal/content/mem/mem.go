@@ -23,6 +23,7 @@ import (
 type Store struct {
 	mu      sync.Mutex
 	blobs   map[digest.Digest]blob
+	aside   map[string]blob // in quarantine
 	ingests map[string]*kept
 }
 
@@ -44,7 +45,7 @@ var _ content.Store = (*Store)(nil)
 
 // New returns an empty store.
 func New() *Store {
-	return &Store{blobs: map[digest.Digest]blob{}, ingests: map[string]*kept{}}
+	return &Store{blobs: map[digest.Digest]blob{}, aside: map[string]blob{}, ingests: map[string]*kept{}}
 }
 
 // Info implements [content.Store].
@@ -91,6 +92,20 @@ func (s *Store) Delete(_ context.Context, d digest.Digest) error {
 	defer s.mu.Unlock()
 	delete(s.blobs, d)
 	return nil
+}
+
+// Quarantine implements [content.Store].
+func (s *Store) Quarantine(_ context.Context, d digest.Digest) (string, error) {
+	b, err := s.get(d)
+	if err != nil {
+		return "", fmt.Errorf("quarantine blob %s: %w", d, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := fmt.Sprintf("%s-%d", d, len(s.aside))
+	s.aside[name] = b
+	delete(s.blobs, d)
+	return name, nil
 }
 
 // Blobs implements [content.Store].
