@@ -6,8 +6,31 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/doctor"
+	"github.com/stowage/stowage/internal/kv/bolt"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/snapshot"
+	"github.com/stowage/stowage/internal/transfer"
 )
+
+// DoctorOptions tunes [Store.Doctor]. The zero value looks, reads no blob whole, and changes nothing.
+type DoctorOptions struct {
+	Verify bool  // read every blob and every unpacked tree
+	Repair bool  // mend what is found
+	Rate   int64 // bytes that Verify reads in a second; 0: no limit
+	// From are places that blobs are fetched from, before those where they came from: archives,
+	// folders of OCI layouts, registries (HOST) and repositories of them (HOST/NAME).
+	From     []string
+	Progress ProgressSink
+}
 
 // A DoctorReport is what [Store.Doctor] found.
 type DoctorReport struct {
@@ -22,75 +45,224 @@ type SnapshotterState struct {
 	Reason  string // why it does not work; empty: it does
 }
 
-// A Finding is one thing that is not as it should be.
-type Finding struct {
-	Kind     string `json:"kind"` // partial-image, lost-snapshot or damaged-snapshot
-	Subject  string `json:"subject"`
-	Detail   string `json:"detail"`
-	Repair   string `json:"repair"` // what would mend it
-	Repaired bool   `json:"repaired"`
-}
-
-// Doctor finds out which snapshotters work on the store's filesystem, and which images and
-// snapshots are not whole. It changes nothing.
-func (s *Store) Doctor(ctx context.Context) (*DoctorReport, error) {
+// Doctor finds out which snapshotters work on the store's filesystem, and what in the store, in
+// all of its namespaces, is not as it should be; if that is asked for, it mends it. It may run
+// beside anything else. See [doctor.Run].
+//
+// When it is interrupted, the report has what was found so far.
+func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, error) {
+	from, err := s.origins(o.From)
+	if err != nil {
+		return nil, err
+	}
 	report := &DoctorReport{Findings: []Finding{}}
 	best, bestErr := s.Snapshotter("")
 	for _, name := range snapshotters {
-		sn, err := s.Snapshotter(name)
 		state := SnapshotterState{Name: name, Default: bestErr == nil && name == best.Name()}
-		if err != nil {
+		if _, err := s.Snapshotter(name); err != nil {
 			state.Reason = err.Error()
 		}
 		report.Snapshotters = append(report.Snapshotters, state)
-		if err != nil {
-			continue
-		}
-		lost, err := lostSnapshots(ctx, sn)
-		if err != nil {
-			return nil, fmt.Errorf("examine snapshotter %s: %w", name, err)
-		}
-		report.Findings = append(report.Findings, lost...)
 	}
-	images, err := s.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, img := range images {
-		if img.State == Partial {
-			report.Findings = append(report.Findings, Finding{
-				Kind: "partial-image", Subject: img.Name, Detail: "blobs are missing; `stowage image check` lists them", Repair: "pull it again",
-			})
-		}
-	}
-	return report, nil
+	found, err := doctor.Run(ctx, doctor.Exam{
+		Root: s.root, Namespace: s.ns, Content: s.content, Meta: s.meta,
+		Snapshotters: s.allSnapshotters, Rebuild: s.rebuild, Unpack: s.unpackAgain,
+		Refetch: func(ctx context.Context, want []Descriptor) (map[Digest]error, error) {
+			return s.refetch(ctx, want, from, o.Progress)
+		},
+		Options: doctor.Options{Verify: o.Verify, Repair: o.Repair, Rate: o.Rate, Grace: max(s.grace(), 1), Progress: o.Progress},
+	})
+	report.Findings = append(report.Findings, found...)
+	return report, err
 }
 
-// lostSnapshots finds those whose folder is gone.
-func lostSnapshots(ctx context.Context, sn *Snapshotter) (list []Finding, err error) {
-	rows, err := sn.Walk(ctx)
+// in is the store on another namespace.
+func (s *Store) in(ns string) *Store {
+	if ns == s.ns {
+		return s
+	}
+	return &Store{
+		root: s.root, nosync: s.nosync, ns: ns, db: s.db, meta: s.meta, content: s.content, reg: s.reg, log: s.log,
+		snapshotter: s.snapshotter, unpack: s.unpack, gc: s.gc, large: s.large, opened: map[string]*Snapshotter{},
+	}
+}
+
+// allSnapshotters opens those that have folders here, in each namespace.
+func (s *Store) allSnapshotters(ctx context.Context) (list []*snapshot.Store, err error) {
+	namespaces, err := s.meta.Namespaces(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, row := range rows {
-		_, err := os.Lstat(sn.Path(row.Folder))
-		switch {
-		case row.Damaged:
-			list = append(list, Finding{
-				Kind: "damaged-snapshot", Subject: row.Key, Detail: "the record of this " + sn.Name() + " snapshot cannot be read",
-				Repair: "`stowage snapshot rm --snapshotter " + sn.Name() + "` removes it",
-			})
-		case errors.Is(err, fs.ErrNotExist) && !row.Lazy:
-			repair := "remove it: what was written there is lost"
-			if row.DiffID != "" {
-				repair = "pull or mount its image, which unpacks it again"
+	if !slices.ContainsFunc(namespaces, func(n metadata.Namespace) bool { return n.Name == s.ns }) {
+		namespaces = append(namespaces, metadata.Namespace{Name: s.ns})
+	}
+	for _, name := range snapshotters {
+		if _, err := os.Stat(filepath.Join(s.root, "snapshots", name)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		for _, n := range namespaces {
+			sn, err := s.in(n.Name).Snapshotter(name)
+			if err != nil {
+				s.log.Warn("the trees of a snapshotter cannot be examined", "snapshotter", name, "reason", err)
+				break
 			}
-			list = append(list, Finding{
-				Kind: "lost-snapshot", Subject: row.Key, Detail: "the folder of this " + sn.Name() + " snapshot is gone", Repair: repair,
-			})
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return nil, err
+			list = append(list, sn)
 		}
 	}
-	return slices.Clip(list), nil
+	return list, nil
+}
+
+// unpackAgain unpacks the layers of a manifest that are not there.
+func (s *Store) unpackAgain(ctx context.Context, snapshotter, ns string, manifest Digest) (err error) {
+	t := s.in(ns)
+	parts, err := t.parts(ctx, manifest)
+	if err != nil {
+		return err
+	}
+	hold, err := t.meta.Hold(ctx, ns, append(parts.Digests(), manifest)...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
+	return t.ensureUnpacked(ctx, snapshotter, &imageParts{parts, manifest.String()}, nil)
+}
+
+// An origin is a place that blobs may be had from: an endpoint, or a registry in which they are
+// in repositories of the same names as where they came from.
+type origin struct {
+	transfer.Endpoint
+	registry string
+}
+
+// origins reads what people type.
+func (s *Store) origins(list []string) (found []origin, err error) {
+	for _, text := range list {
+		var o origin
+		info, err := os.Stat(text)
+		switch {
+		case err == nil && info.IsDir():
+			o.Endpoint = transfer.Endpoint{Transport: transfer.LayoutTransport, Path: text}
+		case err == nil:
+			o.Endpoint = transfer.Endpoint{Transport: transfer.ArchiveTransport, Path: text}
+		case strings.HasPrefix(text, "/") || strings.HasPrefix(text, "."):
+			return nil, fmt.Errorf("fetch from %s: %w", text, err)
+		case strings.Contains(text, "/"):
+			if o.Endpoint, err = transfer.ParseEndpoint("docker://" + text); err != nil {
+				return nil, err
+			}
+		default:
+			if _, err := transfer.ParseEndpoint("docker://" + text + "/x"); err != nil {
+				return nil, fmt.Errorf("fetch from %s: it is no file, folder or registry: %w", text, errdefs.ErrInvalidArgument)
+			}
+			o.registry = text
+		}
+		found = append(found, o)
+	}
+	return found, nil
+}
+
+// refetch brings blobs that were lost.
+func (s *Store) refetch(ctx context.Context, want []Descriptor, from []origin, sink ProgressSink) (map[Digest]error, error) {
+	o := transfer.RefetchOptions{Progress: sink}
+	for _, f := range from {
+		if f.registry == "" {
+			o.From = append(o.From, f.Endpoint)
+			continue
+		}
+		mirrored, err := s.mirrored(ctx, f.registry, want)
+		if err != nil {
+			return nil, err
+		}
+		o.From = append(o.From, mirrored...)
+	}
+	_, err := transfer.Refetch(ctx, s.place(), s.reg, want, o)
+	var partly *transfer.LostError
+	if !errors.As(err, &partly) {
+		return nil, err
+	}
+	lost := map[Digest]error{}
+	for _, l := range partly.Lost {
+		lost[l.Digest] = errors.New("nothing says where it came from")
+		if len(l.Tried) > 0 {
+			lost[l.Digest] = errors.Join(l.Tried...)
+		}
+	}
+	return lost, nil
+}
+
+// mirrored lists the repositories of a registry that are called as those where blobs came from.
+func (s *Store) mirrored(ctx context.Context, registry string, want []Descriptor) (list []transfer.Endpoint, err error) {
+	for _, d := range want {
+		sources, err := s.meta.Sources(ctx, d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		var names []string
+		for _, r := range sources.From {
+			names = append(names, r.Name)
+		}
+		for _, img := range sources.Images {
+			if r, err := ref.Parse(img); err == nil {
+				names = append(names, r.Repository())
+			}
+		}
+		for _, name := range names {
+			e, err := transfer.ParseEndpoint("docker://" + registry + "/" + name)
+			if err == nil && !slices.Contains(list, e) {
+				list = append(list, e)
+			}
+		}
+	}
+	return list, nil
+}
+
+// rebuild makes a new database, of the blobs and the journal of names, and moves the old one
+// aside. Stopped at any moment, it leaves the old one, or none, which counts as damaged as well.
+func (s *Store) rebuild(ctx context.Context) (err error) {
+	// One at a time, and no collection meanwhile.
+	sweep, err := s.meta.BeginSweep(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sweep.End()) }()
+	if err := s.meta.Probe(ctx); !errdefs.IsDataLoss(err) {
+		return err // another has just done it
+	}
+	folder := filepath.Join(s.root, "metadata")
+	old, fresh := filepath.Join(folder, "meta.db"), filepath.Join(folder, "rebuilt.db")
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(fresh, bolt.Options{NoSync: true}) // it is flushed once, at the end
+	if err != nil {
+		return err
+	}
+	names, err := s.meta.Rebuild(ctx, db, s.content)
+	if err = errors.Join(err, db.Close(), os.Remove(fresh+".lock")); err != nil {
+		return err
+	}
+	if err := s.flush(fresh); err != nil {
+		return err
+	}
+	aside := old + "." + time.Now().UTC().Format("20060102T150405")
+	if err := os.Rename(old, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(fresh, old); err != nil {
+		return err
+	}
+	s.log.Warn("a new database was made", "names", names, "old", aside)
+	return s.flush(folder)
+}
+
+// flush makes a file or the names in a folder durable.
+func (s *Store) flush(name string) error {
+	if s.nosync {
+		return nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

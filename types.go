@@ -89,6 +89,8 @@ type (
 	// Loss is something that a tree lacks of what its layers say.
 	Loss = layer.Loss
 
+	// Finding is one thing that [Store.Doctor] found to be not as it should be.
+	Finding = doctor.Finding
 	// ImageFinding is what [Store.CheckImages] found of one image.
 	ImageFinding = doctor.ImageFinding
 	// VerifyOptions tunes [Store.Verify].
@@ -143,6 +145,7 @@ const (
 	Done      = progress.Done
 	Reused    = progress.Reused
 	Fetched   = progress.Fetched
+	Examining = progress.Examining
 	Existing  = progress.Existing
 	Mounted   = progress.Mounted
 	Waiting   = progress.Waiting

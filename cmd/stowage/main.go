@@ -190,6 +190,8 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "the store is on a read-only filesystem; choose another with --root"
 	case errors.Is(err, syscall.EACCES) && a.ofStore(err):
 		return "choose a store of your own with --root or STOWAGE_ROOT"
+	case errdefs.IsDataLoss(err) && a.conf != nil && a.ofDatabase(err):
+		return "`stowage doctor --repair` makes another of the blobs and the journal of names"
 	case errdefs.IsUnauthorized(err):
 		return "give credentials with -u USER[:PASS], or log in with `stowage login`, docker or podman"
 	}
@@ -202,6 +204,12 @@ func (a *app) fillsStore() bool { return a.runs("pull", "import", "load", "mount
 // runs tells whether the command is one of these, or the short form of one.
 func (a *app) runs(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(a.ran, " "+name) })
+}
+
+// ofDatabase tells whether err is about the database of the store.
+func (a *app) ofDatabase(err error) bool {
+	return strings.Contains(err.Error(), "database "+filepath.Join(a.conf.Root, "metadata", "meta.db")) ||
+		strings.Contains(err.Error(), "the database is empty")
 }
 
 // ofStore tells whether err is about a file of the store, or a folder above it.

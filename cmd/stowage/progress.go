@@ -68,6 +68,8 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 		switch e.Kind {
 		case stowage.Resolving:
 			fmt.Fprintf(w, "resolving %s\n", e.Name)
+		case stowage.Examining:
+			fmt.Fprintf(w, "looking for %s\n", e.What)
 		case stowage.Resolved:
 			fmt.Fprintf(w, "resolved %s to %s\n", e.Name, e.Digest)
 		case stowage.Planned:

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 //	                     $BLOBn_KIND that of its nth blob, and $HEXn_KIND the hex of it
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
+//	delete REPO DIGEST   makes the registry at $REG lose a blob
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -53,9 +54,10 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(env.WorkDir, "config.toml"), nil, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"push": cmdPush,
-			"blob": cmdBlob,
-			"flip": cmdFlip,
+			"push":   cmdPush,
+			"blob":   cmdBlob,
+			"flip":   cmdFlip,
+			"delete": cmdDelete,
 		},
 	})
 }
@@ -138,4 +140,18 @@ func cmdFlip(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 0x40
 	ts.Check(os.WriteFile(name, b, 0o644))
+}
+
+func cmdDelete(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: delete REPO DIGEST")
+	}
+	req, err := http.NewRequest(http.MethodDelete, "http://"+ts.Getenv("REG")+"/v2/"+args[0]+"/blobs/"+args[1], nil)
+	ts.Check(err)
+	res, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	ts.Check(res.Body.Close())
+	if res.StatusCode != http.StatusAccepted {
+		ts.Fatalf("delete %s: %s", args[1], res.Status)
+	}
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -39,18 +40,18 @@ type Options struct {
 // An Exam is a store that is looked through, in all of its namespaces, and what helps to mend
 // it. What a running operation holds is in nobody's way: it is never a finding.
 type Exam struct {
-	Root    string // the folder of the store
-	Content content.Store
-	Meta    *metadata.Store
+	Root      string // the folder of the store
+	Namespace string // the one that gets what belongs to none
+	Content   content.Store
+	Meta      *metadata.Store
 	// Snapshotters opens those that have folders here and work here, each in each namespace.
 	Snapshotters func(context.Context) ([]*snapshot.Store, error)
 
-	// Rebuild makes a new database of what is beside the old one, which it moves aside, and
-	// returns its new name.
-	Rebuild func(context.Context) (string, error)
-	// Refetch brings blobs back: verified, durable, and with their rows. What it cannot get is
-	// in its error, and the others are there all the same.
-	Refetch func(ctx context.Context, want []image.Descriptor) error
+	// Rebuild makes a new database of what is beside the old one, which it moves aside.
+	Rebuild func(context.Context) error
+	// Refetch brings blobs back: verified, durable, and with their rows. It says of each that it
+	// could not get why not; the others are there all the same.
+	Refetch func(ctx context.Context, want []image.Descriptor) (lost map[image.Digest]error, err error)
 	// Unpack unpacks a manifest's layers again, as far as they are not there.
 	Unpack func(ctx context.Context, snapshotter, namespace string, manifest image.Digest) error
 
@@ -74,7 +75,14 @@ type kind struct {
 // kinds are looked for in this order, each after what those before it found was mended: rows
 // before what rows say, blobs before trees that are made of them.
 var kinds = []kind{
+	{"damaged-database", (*Exam).damagedDatabase},
+	{"expired-lease", (*Exam).expiredLeases},
 	{"stale-ingest", (*Exam).staleIngests},
+	{"wrong-size", (*Exam).wrongSizes},
+	{"corrupt-blob", (*Exam).corruptBlobs},
+	{"orphan-blob", (*Exam).orphanBlobs},
+	{"missing-blob", (*Exam).missingBlobs},
+	{"overstated-image", (*Exam).overstatedImages},
 }
 
 // report adds a finding of the kind that is being looked for.
@@ -173,30 +181,30 @@ type wanted struct {
 // want asks, on behalf of the finding that is being mended, for a blob that is not here.
 func (e *Exam) want(d image.Descriptor) { e.wanted = append(e.wanted, wanted{d, e.mending}) }
 
-// refetch brings what was asked for. The rows tell the truth of what does not come.
+// refetch brings what was asked for. From before it tries, no row says that it is here.
 func (e *Exam) refetch(ctx context.Context) error {
 	list := e.wanted
 	e.wanted = nil
 	if len(list) == 0 {
 		return nil
 	}
-	want := make([]image.Descriptor, len(list))
+	want, digests := make([]image.Descriptor, len(list)), make([]image.Digest, len(list))
 	for i, w := range list {
-		want[i] = w.Descriptor
+		want[i], digests[i] = w.Descriptor, w.Digest
 	}
-	fetchErr := e.Refetch(ctx, want)
-	var lost []image.Digest
-	for _, w := range list {
-		_, err := e.Content.Info(ctx, w.Digest)
-		if err == nil {
-			e.sound[w.Digest] = true
-			continue
-		}
-		e.failed[w.finding] = fetchErr
-		lost = append(lost, w.Digest)
-	}
-	if err := context.Cause(ctx); err != nil || len(lost) == 0 {
+	if err := e.Meta.ForgetBlobs(ctx, digests...); err != nil {
 		return err
 	}
-	return e.Meta.ForgetBlobs(ctx, lost...)
+	lost, err := e.Refetch(ctx, want)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, w := range list {
+		if why := cmp.Or(lost[w.Digest], err); why != nil {
+			e.failed[w.finding] = why
+		} else {
+			e.sound[w.Digest] = true
+		}
+	}
+	return nil
 }

@@ -119,11 +119,11 @@ func TestWantedBlobsAreFetchedTogether(t *testing.T) {
 	}
 	calls := 0
 	e := Exam{Content: store, Meta: meta, Options: Options{Repair: true}}
-	e.Refetch = func(_ context.Context, want []image.Descriptor) error {
+	e.Refetch = func(_ context.Context, want []image.Descriptor) (map[image.Digest]error, error) {
 		if calls++; len(want) != len(lost) {
 			t.Errorf("got %d wanted blobs, want %d", len(want), len(lost))
 		}
-		return errors.New("it is gone there too")
+		return map[image.Digest]error{lost[0].Digest: errors.New("it is gone there too")}, nil
 	}
 	look := kind{"missing", func(e *Exam, _ context.Context) error {
 		for _, d := range lost {
