@@ -23,7 +23,8 @@ namespaces. It may run beside anything else.
 With --repair what is found is mended: blobs are fetched again from where they came from, or
 from what --from names; layers are unpacked again; what nobody knows is adopted or removed.
 Blobs that are wrong are put into quarantine, and not deleted. References are kept, and images
-that are in use stay mounted. Then it looks again.
+that are in use stay mounted. Then it looks again. --limit-rate also holds for what --verify
+reads.
 
 Exit status 4 if anything is left.`,
 		Example: `  stowage doctor
@@ -38,7 +39,10 @@ Exit status 4 if anything is left.`,
 	cmd.Flags().BoolVar(&o.Repair, "repair", false, "mend what is found")
 	cmd.Flags().BoolVar(&o.Verify, "verify", false, "read every blob and every unpacked tree as well")
 	cmd.Flags().StringArrayVar(&o.From, "from", nil, "archive, folder, registry or repository `PLACE` to fetch from before all others (repeatable)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if o.Rate, err = parseRate(reg.limitRate); err != nil { // also of what is read here
+			return usagef("--limit-rate %s: %w", reg.limitRate, err)
+		}
 		if len(o.From) > 0 && !o.Repair {
 			return usagef("--from needs --repair: without it nothing is fetched")
 		}
