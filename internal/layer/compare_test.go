@@ -66,7 +66,9 @@ func TestCompareCorpus(t *testing.T) {
 }
 
 // looksAt picks layers: all of few, and some of hundreds, where each is compared with all below.
-func looksAt(i int, layers [][]byte) bool { return len(layers) < 20 || i%100 == 99 || i == len(layers)-1 }
+func looksAt(i int, layers [][]byte) bool {
+	return len(layers) < 20 || i%100 == 99 || i == len(layers)-1
+}
 
 func compareStack(t *testing.T, layers [][]byte) {
 	form := layer.Overlay

@@ -192,6 +192,15 @@ func (s *Store) Snapshotters(ctx context.Context, ns string) (list []string, err
 	return list, err
 }
 
+// Snapshot gives one snapshot. Errors: [errdefs.ErrNotFound].
+func (s *Store) Snapshot(ctx context.Context, ns, snapshotter, name string) (row Snapshot, err error) {
+	err = s.view(ctx, func(v view) error {
+		row, err = v.snapshot(ns, snapshotter, name)
+		return err
+	})
+	return row, err
+}
+
 // SnapshotChain gives a snapshot and all that it stands on, lowest first. An empty name is the
 // empty chain. Errors: [errdefs.ErrNotFound].
 func (s *Store) SnapshotChain(ctx context.Context, ns, snapshotter, name string) (chain []Snapshot, err error) {
@@ -466,6 +475,7 @@ func (c change) addUnpacked(ns string, u Unpacked, now time.Time) error {
 		if changed {
 			old.Folder, old.DiffID, old.Lazy = row.Folder, row.DiffID, row.Lazy
 			old.Size, old.Inodes, old.Losses = row.Size, row.Inodes, row.Losses
+			old.CreatedAt = now // its folder is no older
 		}
 		for _, m := range row.Manifests {
 			if !slices.Contains(old.Manifests, m) {

@@ -87,10 +87,18 @@ func (s *Store) paths(chain []Snapshot) []string {
 	return list
 }
 
-// There tells whether the folder of a snapshot is there; people remove them by hand.
+// There tells whether the folder of a snapshot is there, and is not condemned; people remove them
+// by hand.
 func (s *Store) There(row Snapshot) bool {
+	if row.Folder == "" {
+		return false
+	}
 	info, err := os.Lstat(s.Path(row.Folder))
-	return row.Folder != "" && err == nil && info.IsDir()
+	if err != nil || !info.IsDir() {
+		return false
+	}
+	_, err = os.Lstat(filepath.Join(s.Path(row.Folder), condemnedFile))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // A LayerLock is the right to unpack one layer, which one process has at a time.

@@ -17,7 +17,9 @@ package snapshot
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"time"
 
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/metadata"
@@ -88,6 +90,15 @@ type Driver interface {
 	ActiveTree(ctx context.Context, folder string, chain []string) (layer.Tree, error)
 	// Release takes away what Mounts made for a folder and the kernel still has.
 	Release(ctx context.Context, folder string) error
+
+	// Look says what makes the folder of an unpacked layer suspect, by what can be told without
+	// reading its files: that anything there changed since a time before which it was unpacked, or
+	// that its files have not the size in bytes that they came to then. Empty: nothing. What is
+	// plainly damaged is an [errdefs.ErrDataLoss].
+	Look(ctx context.Context, folder string, size int64, since time.Time) (why string, err error)
+	// Audit reads what the topmost folder of a chain has beside its tree. Damage is an
+	// [errdefs.ErrDataLoss].
+	Audit(ctx context.Context, chain []string) error
 }
 
 // A Remote is a Driver that may have a layer already, somewhere else, and then does not want it
@@ -98,4 +109,13 @@ type Remote interface {
 	// the folder so that the layer can be mounted on the chain and answers true, or answers
 	// false and leaves the folder empty.
 	Claim(ctx context.Context, folder string, chain []string, labels map[string]string) (bool, error)
+}
+
+// Changed is what a driver's Look says of the last change that a survey shows, if it is later than
+// it should be.
+func Changed(at time.Time, path string, since time.Time) (why string) {
+	if !at.After(since) {
+		return ""
+	}
+	return fmt.Sprintf("%s changed at %s, after it was unpacked", path, at.UTC().Format(time.RFC3339))
 }

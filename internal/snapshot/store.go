@@ -375,3 +375,16 @@ func (s *Store) Chain(ctx context.Context, names []digest.Digest) ([]Snapshot, e
 	}
 	return nil, nil
 }
+
+// Whole finds the row of a committed snapshot that is there with its folder and has the name, the
+// parent and the layer that want says, whatever has become of what it stands on. Nil: there is none.
+func (s *Store) Whole(ctx context.Context, want Snapshot) (*Snapshot, error) {
+	row, err := s.meta.Snapshot(ctx, s.ns, s.name, want.Key)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil || row.Kind != Committed || row.Parent != want.Parent || row.DiffID != want.DiffID || !row.Lazy && !s.There(row) {
+		return nil, err
+	}
+	return &row, nil
+}

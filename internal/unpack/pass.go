@@ -40,6 +40,15 @@ func (u *Unpacker) options() layer.Options {
 	return layer.Options{Limits: u.Limits, ReportLosses: u.ReportLosses}
 }
 
+// Plain hands the uncompressed tar of a layer, whose blob is stored, to use, and checks its diffID
+// when use has read it to its end.
+func (u *Unpacker) Plain(ctx context.Context, d image.Descriptor, diffID image.Digest, use func(context.Context, io.Reader) error) error {
+	_, err := u.fromStore(ctx, d, diffID, func(ctx context.Context, plain io.Reader) (layer.Result, error) {
+		return layer.Result{}, use(ctx, plain)
+	})
+	return err
+}
+
 // fromStore unpacks a layer whose blob is stored.
 func (u *Unpacker) fromStore(ctx context.Context, d image.Descriptor, diffID image.Digest, apply applier) (res layer.Result, err error) {
 	blob, err := u.Content.Open(ctx, d.Digest)

@@ -226,6 +226,15 @@ func (r *Run) missing(ctx context.Context, img Image) error {
 	var list, busy []want
 	for i := len(rows); i < len(img.Layers); i++ {
 		w := want{img.Layers[i], img.DiffIDs[i], i}
+		row := metadata.Snapshot{Key: chain[i].String(), DiffID: w.diffID}
+		if i > 0 {
+			row.Parent = chain[i-1].String()
+		}
+		if there, err := r.u.Snapshots.Whole(ctx, row); err != nil {
+			return err
+		} else if there != nil {
+			continue
+		}
 		if r.stacked(chain[i].String()) == nil && !slices.ContainsFunc(list, func(other want) bool { return other.diffID == w.diffID }) {
 			list = append(list, w)
 		}
@@ -354,6 +363,10 @@ func (r *Run) stack(ctx context.Context, img Image) error {
 			row = rows[i]
 		} else if mine := r.stacked(row.Key); mine != nil {
 			row = *mine
+		} else if there, err := r.u.Snapshots.Whole(ctx, row); err != nil {
+			return err
+		} else if there != nil { // one below it was lost
+			row = *there
 		} else if err := r.place(ctx, &row, img, chain[:i+1], below); err != nil {
 			return err
 		}

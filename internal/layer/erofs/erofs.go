@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -41,6 +42,30 @@ func Devices(layers []string) []string {
 		devices[i] = filepath.Join(dir, dataFile)
 	}
 	return devices
+}
+
+// Files lists the files of a layer.
+func Files(dir string) []string {
+	return []string{filepath.Join(dir, dataFile), filepath.Join(dir, entriesFile)}
+}
+
+// CheckLayer tells whether the files of a layer are there, the list of entries is as it was
+// written, and the data is as long as it was. Otherwise it is an [errdefs.ErrDataLoss].
+func CheckLayer(dir string) error {
+	text, err := loadRecords(filepath.Join(dir, entriesFile))
+	if err == nil {
+		var size layerSize
+		if _, size, err = parseSizes(text); err == nil {
+			err = checkData(filepath.Join(dir, dataFile), size)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
+	if err != nil {
+		return fmt.Errorf("erofs layer %s: %w", dir, err)
+	}
+	return nil
 }
 
 // WriteIndex writes the index of a stack of layers to a new file. The layers are folders of

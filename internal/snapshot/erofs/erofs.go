@@ -11,6 +11,7 @@
 package erofs
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -22,8 +23,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/layer/erofs"
@@ -100,7 +103,22 @@ func (d *Driver) Seal(ctx context.Context, chain []string) error {
 	if _, err := os.Stat(name); err == nil {
 		return nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".index-")
+	return d.index(ctx, chain, func(tmp string) error {
+		err := seal(tmp)
+		if err == nil && !d.nosync {
+			err = syncFile(tmp)
+		}
+		if err == nil {
+			err = os.Rename(tmp, name)
+		}
+		return err
+	})
+}
+
+// index writes the index of a stack beside the one that it has, or is to have, for as long as use
+// runs; use may give it another name.
+func (d *Driver) index(ctx context.Context, chain []string, use func(tmp string) error) error {
+	tmp, err := os.CreateTemp(chain[len(chain)-1], ".index-")
 	if err != nil {
 		return err
 	}
@@ -110,18 +128,10 @@ func (d *Driver) Seal(ctx context.Context, chain []string) error {
 		err = erofs.WriteIndex(ctx, tmp.Name(), chain)
 	}
 	if err == nil {
-		err = seal(tmp.Name())
+		err = use(tmp.Name())
 	}
-	if err == nil && !d.nosync {
-		err = syncFile(tmp.Name())
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), name)
-	}
-	if err != nil {
-		if removeErr := os.Remove(tmp.Name()); !errors.Is(removeErr, fs.ErrNotExist) {
-			err = errors.Join(err, removeErr)
-		}
+	if removeErr := os.Remove(tmp.Name()); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
 	}
 	return err
 }
@@ -322,4 +332,44 @@ func (d *Driver) over(folder string, below layer.Tree) (layer.Tree, error) {
 func (d *Driver) Usage(_ context.Context, folder string) (u snapshot.Usage, err error) {
 	u.Size, u.Inodes, err = layer.Usage(folder)
 	return u, err
+}
+
+// Look implements [snapshot.Driver]. The list of entries has a checksum, and says how long the tar
+// is.
+func (d *Driver) Look(_ context.Context, folder string, _ int64, since time.Time) (string, error) {
+	if err := erofs.CheckLayer(folder); err != nil {
+		return "", err
+	}
+	for _, name := range erofs.Files(folder) { // indexes are written later, too
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			return "", err
+		}
+		if why := snapshot.Changed(time.Unix(st.Ctim.Unix()), filepath.Base(name), since); why != "" {
+			return why, nil
+		}
+	}
+	return "", nil
+}
+
+// Audit implements [snapshot.Driver]: an index is as one that is made anew.
+func (d *Driver) Audit(ctx context.Context, chain []string) error {
+	name := indexName(chain)
+	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		return nil // it is made when it is needed
+	}
+	return d.index(ctx, chain, func(tmp string) error {
+		want, err := os.ReadFile(tmp)
+		if err != nil {
+			return err
+		}
+		got, err := os.ReadFile(name)
+		if err == nil && !bytes.Equal(got, want) {
+			err = fmt.Errorf("index %s is not what its layers make", filepath.Base(name))
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+		}
+		return err
+	})
 }

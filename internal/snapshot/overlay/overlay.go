@@ -20,8 +20,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/mount"
@@ -281,4 +283,46 @@ func (d *Driver) ActiveTree(_ context.Context, folder string, chain []string) (l
 		return nil, err
 	}
 	return layer.OpenStack(d.form, append(s.bottomFirst(), filepath.Join(folder, treeDir)))
+}
+
+// Look implements [snapshot.Driver].
+func (d *Driver) Look(_ context.Context, folder string, size int64, since time.Time) (string, error) {
+	if err := auditFiles(folder); err != nil {
+		return "", err
+	}
+	for _, name := range []string{factsFile, needsFile} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(folder, name), &st); err == nil {
+			if why := snapshot.Changed(time.Unix(st.Ctim.Unix()), name, since); why != "" {
+				return why, nil
+			}
+		}
+	}
+	s, err := layer.Look(filepath.Join(folder, treeDir))
+	switch {
+	case errdefs.IsNotFound(err):
+		return "", fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	case err != nil:
+		return "", err
+	case s.Size != size:
+		return fmt.Sprintf("its files have %d bytes, where %d were unpacked", s.Size, size), nil
+	}
+	return snapshot.Changed(s.Changed, s.Path, since), nil
+}
+
+// Audit implements [snapshot.Driver].
+func (d *Driver) Audit(_ context.Context, chain []string) error {
+	return auditFiles(chain[len(chain)-1])
+}
+
+// auditFiles reads what a folder has beside its tree.
+func auditFiles(folder string) error {
+	if _, err := readFacts(folder); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(folder, needsFile)); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was unpacked on its chain
+	}
+	_, err := readNeeds(folder)
+	return err
 }

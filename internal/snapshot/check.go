@@ -1,0 +1,199 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/stowage/stowage/internal/layer"
+)
+
+// Look says what makes the folder of an unpacked layer suspect, by what can be told without
+// reading its files; empty if nothing does. It was unpacked before since.
+func (s *Store) Look(ctx context.Context, row Snapshot, since time.Time) (why string, err error) {
+	why, err = s.driver.Look(ctx, s.Path(row.Folder), row.Size, since)
+	if errdefs.IsDataLoss(err) {
+		why, err = err.Error(), nil
+	}
+	return why, err
+}
+
+// Compare tells in what the topmost folder of a chain differs from its layer, whose uncompressed
+// tar r streams, and how many differences are not listed. What of the folder cannot be read at all
+// is an [errdefs.ErrDataLoss]; that of one below it is an [errdefs.ErrFailedPrecondition].
+func (s *Store) Compare(ctx context.Context, chain []Snapshot, r io.Reader, limits layer.Limits) (list []layer.Difference, more int, err error) {
+	folders, top := s.paths(chain), chain[len(chain)-1]
+	below, err := s.driver.Tree(ctx, folders[:len(folders)-1])
+	if errdefs.IsDataLoss(err) {
+		err = fmt.Errorf("what is below is damaged: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, below.Close()) }()
+	tree, err := s.driver.Tree(ctx, folders)
+	if errdefs.IsNotFound(err) || errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, tree.Close()) }()
+	list, more, err = layer.Compare(ctx, r, below, tree, layer.CompareOptions{Limits: limits, Losses: top.Losses})
+	if err != nil {
+		return nil, 0, err
+	}
+	return list, more, s.driver.Audit(ctx, folders)
+}
+
+// condemnedFile is in a folder that is found damaged, and says why.
+const condemnedFile = "damaged"
+
+// maxCondemned is how much is written and read of a reason, in bytes.
+const maxCondemned = 4 << 10
+
+// Condemn says that a folder is damaged. From then on it counts as gone, in every process, but for
+// those who have it mounted: whoever needs it unpacks it again.
+func (s *Store) Condemn(folder, why string) (err error) {
+	name := filepath.Join(s.Path(folder), condemnedFile)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("condemn folder %s: %w", folder, err)
+	}
+	_, err = f.WriteString(why[:min(len(why), maxCondemned)])
+	if err == nil && !s.nosync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Condemned tells whether a folder was found damaged, and why.
+func (s *Store) Condemned(folder string) (why string, is bool, err error) {
+	f, err := os.OpenFile(filepath.Join(s.Path(folder), condemnedFile), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxCondemned))
+	return string(b), true, errors.Join(err, f.Close())
+}
+
+// Strays lists the folders that nobody fills, no row names, and nothing shows. Of what is not
+// called as folders of snapshots are, that is all but what the snapshotter itself keeps there.
+func (s *Store) Strays(ctx context.Context) (names []string, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var free []string
+	for _, e := range entries {
+		if !e.IsDir() || e.Name() == busyDir {
+			continue
+		}
+		lock, err := lockFree(s.Path(e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if lock == nil {
+			continue
+		}
+		free = append(free, e.Name())
+		if err := release(lock); err != nil {
+			return nil, err
+		}
+	}
+	// Whoever filled one wrote its row before giving up its lock.
+	rows, err := s.meta.SnapshotFolders(ctx, s.name)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range free {
+		if rows[name] {
+			continue
+		}
+		// What is mounted goes later, when it is not.
+		switch err := s.driver.Release(ctx, s.Path(name)); {
+		case err == nil:
+			names = append(names, name)
+		case !errdefs.IsFailedPrecondition(err):
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// RemoveStray removes a folder of [Store.Strays]. One that somebody filled or mounted meanwhile stays.
+func (s *Store) RemoveStray(ctx context.Context, name string) error {
+	lock, err := lockFree(s.Path(name))
+	if lock == nil || err != nil {
+		return err
+	}
+	f := &Folder{name, s.Path(name), lock}
+	rows, err := s.meta.SnapshotFolders(ctx, s.name)
+	if err != nil || rows[name] {
+		return errors.Join(err, f.Keep())
+	}
+	_, err = s.sweep(ctx, f)
+	return err
+}
+
+// asideDir is where folders are moved that hold what nobody can make again, beside the folders of
+// the snapshotters.
+const asideDir = "quarantine"
+
+// SetAside removes a snapshot that nothing stands on, as [Store.Remove] does, but for what somebody
+// wrote there: its folder is moved to snapshots/quarantine, and its new name is returned. It is
+// empty if there was nothing to keep.
+func (s *Store) SetAside(ctx context.Context, key string) (moved string, err error) {
+	rows, err := s.meta.Snapshots(ctx, s.ns, s.name)
+	if err != nil {
+		return "", err
+	}
+	var row Snapshot
+	for _, r := range rows {
+		if r.Key == key {
+			row = r
+		}
+	}
+	folder := s.Path(row.Folder)
+	if row.Kind == View || row.DiffID != "" || !s.There(row) {
+		return "", s.removeRow(ctx, key, folder)
+	}
+	// Locked, so that it is not swept when no row names it any more.
+	lock, err := lockFree(folder)
+	if err != nil {
+		return "", err
+	}
+	if lock == nil {
+		return "", fmt.Errorf("set snapshot %s aside: its folder is in use: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	defer func() { err = errors.Join(err, release(lock)) }()
+	if err := s.removeRow(ctx, key, folder); err != nil {
+		return "", err
+	}
+	aside := filepath.Join(filepath.Dir(s.dir), asideDir)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return "", err
+	}
+	moved = filepath.Join(aside, s.name+"-"+row.Folder)
+	return moved, os.Rename(folder, moved)
+}
+
+// removeRow removes a snapshot that is not mounted, and leaves its folder.
+func (s *Store) removeRow(ctx context.Context, key, folder string) error {
+	if err := s.driver.Release(ctx, folder); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	}
+	_, err := s.meta.RemoveSnapshot(ctx, s.ns, s.name, key)
+	return err
+}
