@@ -66,7 +66,7 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 	}
 	found, err := doctor.Run(ctx, doctor.Exam{
 		Root: s.root, Namespace: s.ns, Content: s.content, Meta: s.meta,
-		Snapshotters: s.allSnapshotters, Rebuild: s.rebuild, Unpack: s.unpackAgain,
+		Snapshotters: s.allSnapshotters, Rebuild: s.rebuild, Unpack: s.unpackAgain, Plain: s.extractor().Plain,
 		Refetch: func(ctx context.Context, want []Descriptor) (map[Digest]error, error) {
 			return s.refetch(ctx, want, from, o.Progress)
 		},

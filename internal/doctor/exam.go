@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/stowage/stowage/internal/content"
@@ -55,6 +56,10 @@ type Exam struct {
 	// Unpack unpacks a manifest's layers again, as far as they are not there.
 	Unpack func(ctx context.Context, snapshotter, namespace string, manifest image.Digest) error
 
+	// Plain hands the uncompressed tar of a layer that is here to use, which reads it to its end,
+	// and checks its diffID.
+	Plain func(ctx context.Context, layer image.Descriptor, diffID image.Digest, use func(context.Context, io.Reader) error) error
+
 	Options
 
 	found   []Finding        // of the kind that is being looked for
@@ -83,6 +88,11 @@ var kinds = []kind{
 	{"orphan-blob", (*Exam).orphanBlobs},
 	{"missing-blob", (*Exam).missingBlobs},
 	{"overstated-image", (*Exam).overstatedImages},
+	{"lost-snapshot", (*Exam).lostSnapshots},
+	{"orphan-snapshot", (*Exam).orphanSnapshots},
+	{"damaged-tree", (*Exam).damagedTrees},
+	{"stray-mount", (*Exam).strayMounts},
+	{"orphan-folder", (*Exam).orphanFolders},
 }
 
 // report adds a finding of the kind that is being looked for.

@@ -8,22 +8,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/stowage/stowage/internal/layer"
+	"github.com/stowage/stowage/internal/mount"
 )
 
 // Look says what makes the folder of an unpacked layer suspect, by what can be told without
-// reading its files; empty if nothing does. It was unpacked before since.
+// reading its files; empty if nothing does. It was unpacked before since. What is plainly damaged
+// is an [errdefs.ErrDataLoss].
 func (s *Store) Look(ctx context.Context, row Snapshot, since time.Time) (why string, err error) {
-	why, err = s.driver.Look(ctx, s.Path(row.Folder), row.Size, since)
-	if errdefs.IsDataLoss(err) {
-		why, err = err.Error(), nil
-	}
-	return why, err
+	return s.driver.Look(ctx, s.Path(row.Folder), row.Size, since)
 }
 
 // Compare tells in what the topmost folder of a chain differs from its layer, whose uncompressed
@@ -88,58 +87,63 @@ func (s *Store) Condemned(folder string) (why string, is bool, err error) {
 	return string(b), true, errors.Join(err, f.Close())
 }
 
-// Strays lists the folders that nobody fills, no row names, and nothing shows. Of what is not
-// called as folders of snapshots are, that is all but what the snapshotter itself keeps there.
+// Folders tells which folders rows of any namespace name. Errors: [errdefs.ErrDataLoss] when a row
+// is damaged: nobody knows then which it names.
+func (s *Store) Folders(ctx context.Context) (map[string]bool, error) {
+	return s.meta.SnapshotFolders(ctx, s.name)
+}
+
+// Strays lists the folders beside those of snapshots that nobody fills, no row names and no mount
+// shows.
 func (s *Store) Strays(ctx context.Context) (names []string, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	var free []string
 	for _, e := range entries {
 		if !e.IsDir() || e.Name() == busyDir {
 			continue
 		}
 		lock, err := lockFree(s.Path(e.Name()))
+		if err == nil && lock != nil {
+			names = append(names, e.Name())
+			err = release(lock)
+		}
 		if err != nil {
-			return nil, err
-		}
-		if lock == nil {
-			continue
-		}
-		free = append(free, e.Name())
-		if err := release(lock); err != nil {
 			return nil, err
 		}
 	}
 	// Whoever filled one wrote its row before giving up its lock.
-	rows, err := s.meta.SnapshotFolders(ctx, s.name)
+	rows, err := s.Folders(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range free {
-		if rows[name] {
-			continue
-		}
-		// What is mounted goes later, when it is not.
-		switch err := s.driver.Release(ctx, s.Path(name)); {
-		case err == nil:
-			names = append(names, name)
-		case !errdefs.IsFailedPrecondition(err):
-			return nil, err
+	mounts, err := mount.Beneath("/")
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range mounts {
+		for _, name := range s.Shows(m) {
+			rows[name] = true
 		}
 	}
-	return names, nil
+	return slices.DeleteFunc(names, func(name string) bool { return rows[name] }), nil
 }
 
-// RemoveStray removes a folder of [Store.Strays]. One that somebody filled or mounted meanwhile stays.
+// RemoveStray removes a folder of [Store.Strays], unless somebody fills it or has it mounted by now.
+// One that is not called as those of snapshots are holds who knows what, and is moved to
+// snapshots/quarantine.
 func (s *Store) RemoveStray(ctx context.Context, name string) error {
+	if len(name) != nameLength {
+		_, err := s.aside(name)
+		return err
+	}
 	lock, err := lockFree(s.Path(name))
 	if lock == nil || err != nil {
 		return err
 	}
 	f := &Folder{name, s.Path(name), lock}
-	rows, err := s.meta.SnapshotFolders(ctx, s.name)
+	rows, err := s.Folders(ctx)
 	if err != nil || rows[name] {
 		return errors.Join(err, f.Keep())
 	}
@@ -181,12 +185,17 @@ func (s *Store) SetAside(ctx context.Context, key string) (moved string, err err
 	if err := s.removeRow(ctx, key, folder); err != nil {
 		return "", err
 	}
+	return s.aside(row.Folder)
+}
+
+// aside moves a folder to the quarantine.
+func (s *Store) aside(name string) (moved string, err error) {
 	aside := filepath.Join(filepath.Dir(s.dir), asideDir)
 	if err := os.MkdirAll(aside, 0o700); err != nil {
 		return "", err
 	}
-	moved = filepath.Join(aside, s.name+"-"+row.Folder)
-	return moved, os.Rename(folder, moved)
+	moved = filepath.Join(aside, s.name+"-"+name)
+	return moved, os.Rename(s.Path(name), moved)
 }
 
 // removeRow removes a snapshot that is not mounted, and leaves its folder.

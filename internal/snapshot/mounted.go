@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,4 +30,32 @@ func NotMounted(tree string) error {
 		}
 	}
 	return nil
+}
+
+// Shows lists those folders of the snapshotter that a mount shows anything of, or is made in.
+func (s *Store) Shows(m mount.Info) (names []string) {
+	add := func(path string) {
+		if rest, ok := strings.CutPrefix(path, s.dir+"/"); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	add(m.Target)
+	add(m.Source)
+	for _, dir := range slices.Concat(m.Dirs("upperdir"), m.Dirs("lowerdir")) {
+		add(dir)
+	}
+	// A bind is told by where it is in its filesystem, whose root may be elsewhere.
+	ours := "/" + filepath.Join(filepath.Base(filepath.Dir(s.dir)), filepath.Base(s.dir)) + "/"
+	if _, rest, ok := strings.Cut(m.Root, ours); ok {
+		path := filepath.Join(s.dir, rest)
+		here, err := os.Stat(path)
+		there, targetErr := os.Stat(m.Target)
+		if err == nil && targetErr == nil && os.SameFile(here, there) {
+			add(path)
+		}
+	}
+	return names
 }
