@@ -2,7 +2,6 @@ package stowage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -54,22 +53,6 @@ func (s *Store) Blob(ctx context.Context, digest string) (*BlobInfo, error) {
 	}
 	info.ReferencedBy = append(info.ReferencedBy, edges...)
 	return info, nil
-}
-
-// WriteBlob writes a blob to w, verified as it is read. After an error some of its bytes may
-// have been written.
-func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string) (err error) {
-	d, err := s.digestOf(ctx, digest)
-	if err != nil {
-		return err
-	}
-	r, err := s.content.Open(ctx, d)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	_, err = content.Copy(ctx, w, r, d)
-	return err
 }
 
 // Fetch is [Store.Pull] that leaves the layers packed. A reference that ends in the digest of a

@@ -18,6 +18,7 @@ import (
 	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/mount"
 	"github.com/stowage/stowage/internal/snapshot"
+	"github.com/stowage/stowage/internal/transfer"
 )
 
 // Labels of the snapshots that [Store.MountImage] makes, which are called like their folder.
@@ -38,7 +39,7 @@ type MountOptions struct {
 }
 
 // MountImage mounts an image at dir, which is made if it is not there. What is not unpacked yet
-// is unpacked first. A writable mount that was unmounted without being removed goes on where it
+// is unpacked first; layers that were evicted are fetched for that. A writable mount that was unmounted without being removed goes on where it
 // was. Errors: [errdefs.ErrAlreadyExists] when something is mounted at dir.
 func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions) (err error) {
 	defer func() {
@@ -142,6 +143,7 @@ func (s *Store) ensureUnpacked(ctx context.Context, snapshotter string, parts *i
 		return err
 	}
 	u.Progress = sink
+	u.Content = transfer.OnDemand(s.place(), s.reg, parts.Layers, sink)
 	if done, err := u.Done(ctx, parts.Image); done || err != nil {
 		return err
 	}
@@ -343,9 +345,9 @@ func (s *Store) made(info mount.Info) bool {
 }
 
 // UnpackImage makes the root filesystem of an image as plain files in dir, which is made if it is
-// not there, and must be empty. When it fails dir is left empty. It returns what could not be
-// kept there.
-func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Platform) (losses []Loss, err error) {
+// not there, and must be empty. Layers that are lazy are fetched first; sink is told. When it fails dir
+// is left empty. It returns what could not be kept there.
+func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Platform, sink ProgressSink) (losses []Loss, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("unpack %s: %w", name, err)
@@ -366,7 +368,9 @@ func (s *Store) UnpackImage(ctx context.Context, name, dir string, platform *Pla
 	if len(entries) > 0 {
 		return nil, fmt.Errorf("%s is not empty: %w", dir, errdefs.ErrAlreadyExists)
 	}
-	losses, err = s.extractor().Folder(ctx, parts.Image, dir)
+	u := s.extractor()
+	u.Content = transfer.OnDemand(s.place(), s.reg, parts.Layers, sink)
+	losses, err = u.Folder(ctx, parts.Image, dir)
 	if err != nil {
 		entries, listErr := os.ReadDir(dir)
 		err = errors.Join(err, listErr)

@@ -12,11 +12,12 @@ import (
 func mountCommand(a *app) *cobra.Command {
 	var o stowage.MountOptions
 	var platform string
+	var reg registryFlags
 	cmd := &cobra.Command{
 		Use:   "mount REF DIR",
 		Short: "Mount an image's filesystem, read-only unless --rw",
 		Long: `Mounts the root filesystem of an image at DIR, which is made if it is not there. An image
-that is not unpacked yet is unpacked first; nothing is fetched. With --rw what is written
+that is not unpacked yet is unpacked first; what was evicted of it is fetched for that. With --rw what is written
 goes into a snapshot called like DIR, which outlives the mount: mounting the image there
 with --rw again goes on with it. "image unmount" ends the mount.
 
@@ -27,17 +28,22 @@ Prints DIR. Mounting takes root, or a user namespace of one's own: unshare -Urm 
 	}
 	addPlatform(cmd, &platform)
 	addSnapshotter(cmd, &o.Snapshotter)
+	reg.add(cmd)
 	cmd.Flags().BoolVar(&o.Writable, "rw", false, "writable, in a snapshot called like DIR")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		if o.Platform, err = onePlatform(platform); err != nil {
 			return err
 		}
+		ro, err := a.registry(&reg)
+		if err != nil {
+			return err
+		}
 		d, err := a.draw()
 		if err != nil {
 			return err
 		}
-		s, err := a.local()
+		s, err := a.open(ro)
 		if err != nil {
 			return err
 		}

@@ -86,22 +86,30 @@ func (v view) onDemand(d image.Digest) (bool, error) {
 	return v.lazy(d)
 }
 
-// OnDemand tells whether every one of digests is here or is fetched when it is needed.
-func (s *Store) OnDemand(ctx context.Context, digests ...image.Digest) (all bool, err error) {
+// OnDemand describes a blob that is not here, and is fetched when it is needed; nil if d is none.
+func (s *Store) OnDemand(ctx context.Context, d image.Digest) (lazy *image.Descriptor, err error) {
 	err = s.view(ctx, func(v view) error {
-		for _, d := range digests {
-			_, here, err := v.size(d)
-			if err == nil && !here {
-				here, err = v.onDemand(d)
-			}
-			if !here || err != nil {
+		lazy = nil
+		if _, here, err := v.size(d); here || err != nil {
+			return err
+		}
+		if ok, err := v.onDemand(d); !ok || err != nil {
+			return err
+		}
+		return v.parents(d, func(parent image.Digest, _ []place) error {
+			doc, err := v.document(parent)
+			if doc == nil || err != nil {
 				return err
 			}
-		}
-		all = true
-		return nil
+			for c := range doc.Children() {
+				if c.Digest == d {
+					lazy = &c.Descriptor
+				}
+			}
+			return nil
+		})
 	})
-	return all, err
+	return lazy, err
 }
 
 // regain lets every namespace know a blob again that is back, as it knew it before.

@@ -46,8 +46,8 @@ func TestLostAndFound(t *testing.T) {
 	if where, err = s.Sources(t.Context(), desc("m0").Digest); err != nil || !where.Document {
 		t.Errorf("sources of a manifest: %+v, %v", where, err)
 	}
-	if ok, err := s.OnDemand(t.Context(), lost); ok || err != nil {
-		t.Errorf("a lost blob is fetched on demand: %v, %v", ok, err)
+	if d, err := s.OnDemand(t.Context(), lost); d != nil || err != nil {
+		t.Errorf("a lost blob is fetched on demand: %v, %v", d, err)
 	}
 
 	if _, err := s.Apply(t.Context(), other, metadata.Batch{Blobs: blobs("l0")}); err != nil {

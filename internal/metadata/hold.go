@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -84,9 +83,21 @@ func (h *Hold) add(ctx context.Context, row Lease, digests []image.Digest) error
 		if err := c.put(h.key(), row); err != nil {
 			return err
 		}
-		var err error
-		doomed, err = c.doomed(func(d image.Digest) bool { return row.All || slices.Contains(row.Digests, d) })
-		return err
+		all, err := c.doomed(func(image.Digest) bool { return true })
+		if err != nil {
+			return err
+		}
+		doomed = nil
+		for _, g := range all {
+			above, err := c.above(g.Digest) // what is evicted is below what is held
+			if err != nil {
+				return err
+			}
+			if row.holds(above) {
+				doomed = append(doomed, g)
+			}
+		}
+		return nil
 	})
 	if err != nil || len(doomed) == 0 {
 		return err

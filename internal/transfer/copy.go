@@ -10,8 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/stowage/stowage/internal/image"
-	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
 )
@@ -170,6 +168,15 @@ func (c *copying) toFolder(ctx context.Context, from source, name string) (*Push
 	return &m.res, m.carry(ctx, l)
 }
 
+// ready sees that what a source would fetch on demand is there, for targets that need all of it and
+// cannot take back what they have.
+func ready(ctx context.Context, from source, blobs []need) error {
+	if s, ok := from.(storeSource); ok {
+		return s.bring(ctx, descriptors(blobs)...)
+	}
+	return nil
+}
+
 func (c *copying) folder(name string) (*dirTarget, error) {
 	called, err := c.to.naming(name)
 	if err != nil {
@@ -188,6 +195,9 @@ func (c *copying) toFile(ctx context.Context, from source, name string) (*PushRe
 	if err != nil {
 		return nil, err
 	}
+	if err := ready(ctx, from, l.blobs()); err != nil {
+		return nil, err
+	}
 	if c.to.Transport == DockerArchiveTransport && dockerEntry(l.main.tree, l.main.images()) == nil {
 		return nil, fmt.Errorf("it cannot be in a docker archive, which holds images with all of their layers: %w", errdefs.ErrInvalidArgument)
 	}
@@ -200,14 +210,10 @@ func (c *copying) toFile(ctx context.Context, from source, name string) (*PushRe
 	})
 }
 
-// fromStore moves a stored image, which is held meanwhile. What is lazy of it is fetched first.
+// fromStore moves a stored image, which is held meanwhile.
 func (c *copying) fromStore(ctx context.Context, name string) (res *PushResult, err error) {
 	s := *c.o.Store
 	r, err := ref.Parse(name)
-	if err != nil {
-		return nil, err
-	}
-	img, err := s.Meta.Image(ctx, s.Namespace, r.String())
 	if err != nil {
 		return nil, err
 	}
@@ -216,19 +222,20 @@ func (c *copying) fromStore(ctx context.Context, name string) (res *PushResult, 
 		if err != nil {
 			return nil, err
 		}
-		return s.push(ctx, c.reg, img, to, PushOptions{
+		return s.push(ctx, c.reg, r.String(), to, PushOptions{
 			Choice: c.o.Choice, Streams: c.o.Streams, NoReferrers: c.o.NoReferrers, Progress: c.o.Progress,
 		})
 	}
-	release, err := s.hold(ctx, []image.Digest{img.Target.Digest})
+	images, release, err := s.holdImages(ctx, r.String())
 	if err != nil {
 		return nil, err
 	}
 	defer joinRelease(release, &err)
-	if img.State == metadata.Lazy {
-		if err := s.fetchMissing(ctx, img, c.reg, Choice{}, c.o.Progress); err != nil {
-			return nil, err
-		}
+	img := images[0]
+	from := storeSource{&demand{Store: s, reg: c.reg, sink: c.o.Progress}, img.Name, img.Target}
+	if res, err = c.run(ctx, from, img.Name); err != nil {
+		return nil, err
 	}
-	return c.run(ctx, storeSource{s, img.Name, img.Target}, img.Name)
+	res.Refetched = from.list()
+	return res, nil
 }

@@ -37,6 +37,9 @@ func (c *copying) toStore(ctx context.Context, from source, name string) (*PushR
 			maps.Copy(bodies, ref.bodies)
 		}
 	}
+	if err := ready(ctx, from, main.blobs()); err != nil {
+		return nil, err
+	}
 	p := newPull(*c.o.Store, asRegistry{from}, r, PullOptions{
 		Choice: choice, Streams: c.o.Streams, Progress: c.o.Progress, UnpackOptions: UnpackOptions{NoUnpack: true},
 	})

@@ -2,11 +2,8 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -16,7 +13,6 @@ import (
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/progress"
-	"github.com/stowage/stowage/internal/ref"
 )
 
 // ExportOptions tunes [Export]. The zero value exports the platforms that each image was pulled
@@ -26,45 +22,36 @@ type ExportOptions struct {
 	// Verify hashes every blob on its way out. Without it, those that the store vouches for are
 	// not hashed again: nothing has touched them since they were verified and stored.
 	Verify bool
-	// FetchMissing gets blobs that are missing from the registry that the image's name points
-	// to. Otherwise a missing blob is a *[MissingError]; those of lazy layers are fetched in
-	// any case.
+	// FetchMissing gets blobs that are missing, as [Refetch] does. Otherwise a missing blob is a
+	// *[MissingError]; lazy ones are fetched in any case.
 	FetchMissing bool
-	Registry     Registry
+	Registry     Registry // nil: nothing is fetched
 	Progress     progress.Sink
 }
 
 // Export writes images to w as an OCI layout tar that also carries docker's manifest.json. The
 // same images always give the same bytes. A blob that was touched since it was stored is verified
-// as it is written; nothing is written before all of them are known to be there.
+// as it is written; nothing is written before all of them are there.
 func Export(ctx context.Context, s Store, w io.Writer, names []string, o ExportOptions) (err error) {
+	images, release, err := s.holdImages(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	defer joinRelease(release, &err)
 	var layout archive.Layout
-	var all []image.Digest
 	seen := map[image.Digest]bool{}
-	for _, name := range names {
-		e, err := s.exported(ctx, name, o)
+	for _, img := range images {
+		e, err := s.exported(ctx, img, o)
 		if err != nil {
-			return err
+			return fmt.Errorf("export: %w", err)
 		}
 		layout.Images = append(layout.Images, e.image)
 		for _, d := range e.blobs {
 			if !seen[d.Digest] {
 				seen[d.Digest] = true
 				layout.Blobs = append(layout.Blobs, d.Descriptor)
-				all = append(all, d.Digest)
 			}
 		}
-	}
-	release, err := s.hold(ctx, all)
-	if err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	defer joinRelease(release, &err)
-	// Looked up again now that nothing can be collected.
-	if gone, err := s.missing(ctx, layout.Blobs); err != nil {
-		return fmt.Errorf("export: %w", err)
-	} else if len(gone) > 0 {
-		return fmt.Errorf("export: %w", &MissingError{Name: strings.Join(names, " "), Missing: gone})
 	}
 	var total int64
 	for _, d := range layout.Blobs {
@@ -126,52 +113,35 @@ type exported struct {
 	blobs []need
 }
 
-// exported finds out what of an image is to be exported and sees that it is there.
-func (s Store) exported(ctx context.Context, name string, o ExportOptions) (*exported, error) {
-	img, err := s.Meta.Image(ctx, s.Namespace, name)
-	if err != nil {
-		return nil, fmt.Errorf("export: %w", err)
-	}
-	sel, t, err := s.selected(ctx, img, o.Choice)
-	if err == nil {
-		var gone []image.Descriptor
-		gone, err = s.missing(ctx, descriptors(sel.needed))
-		if err == nil && len(gone) > 0 {
-			err = &MissingError{Name: name, Missing: gone}
+// exported finds out what of an image, which is held, is to be exported and sees that it is there.
+func (s Store) exported(ctx context.Context, img metadata.Image, o ExportOptions) (*exported, error) {
+	var sel selection
+	var t *image.Tree
+	for {
+		var err error
+		sel, t, err = s.selected(ctx, img, o.Choice)
+		if err == nil {
+			var gone []image.Descriptor
+			if gone, err = s.missing(ctx, descriptors(sel.needed)); err == nil && len(gone) > 0 {
+				err = &MissingError{Name: img.Name, Missing: gone}
+			}
 		}
-	}
-	var gaps *MissingError
-	if errors.As(err, &gaps) && o.Registry != nil && (o.FetchMissing || areLazy(img, gaps.Missing)) {
-		if err := s.fetchMissing(ctx, img, o.Registry, o.Choice, o.Progress); err != nil {
-			return nil, fmt.Errorf("export %s: %w", name, err)
+		if err == nil {
+			break
 		}
-		o.Registry = nil
-		return s.exported(ctx, name, o)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("export: %w", err)
+		// A manifest that comes may show that more is missing.
+		if _, err := s.fetchGaps(ctx, err, o.Registry, o.FetchMissing, o.Progress); err != nil {
+			return nil, err
+		}
 	}
 	e := &exported{image: archive.ExportImage{Name: img.Name, Target: img.Target}, blobs: sel.needed}
 	if gone, err := s.missing(ctx, descriptors(sel.attached)); err != nil {
-		return nil, fmt.Errorf("export: %w", err)
+		return nil, err
 	} else if len(gone) == 0 {
 		e.blobs = append(e.blobs, sel.attached...)
 	}
 	e.image.Docker = dockerEntry(t, sel.manifests)
 	return e, nil
-}
-
-// areLazy tells whether all that is missing of an image is of lazy layers.
-func areLazy(img metadata.Image, missing []image.Descriptor) bool {
-	lazy := map[image.Digest]bool{}
-	for _, p := range img.Platforms {
-		if p.State == metadata.Lazy {
-			for _, d := range p.Missing {
-				lazy[d.Digest] = true
-			}
-		}
-	}
-	return !slices.ContainsFunc(missing, func(d image.Descriptor) bool { return !lazy[d.Digest] })
 }
 
 // selected finds the part of a stored image that want means: by default what it was brought for.
@@ -203,25 +173,6 @@ func (s Store) selected(ctx context.Context, img metadata.Image, want Choice) (s
 	}
 	sel, err := selectBlobs(t, chosen)
 	return sel, t, err
-}
-
-// fetchMissing pulls what an image lacks from where its name points, by digest: a tag may stand
-// for something else by now.
-func (s Store) fetchMissing(ctx context.Context, img metadata.Image, reg Registry, choice Choice, sink progress.Sink) error {
-	r, err := ref.Parse(img.Name)
-	if err != nil {
-		return err
-	}
-	if len(choice.Platforms) == 0 && !choice.All {
-		for _, p := range img.Platforms {
-			if p.Wanted {
-				choice.Platforms = append(choice.Platforms, p.Platform)
-			}
-		}
-	}
-	p := newPull(s, reg, r, PullOptions{Choice: choice, Progress: sink, OnlyChosen: true, UnpackOptions: UnpackOptions{NoUnpack: true}})
-	_, err = p.run(ctx, img.Target)
-	return err
 }
 
 // dockerEntry is how docker's manifest.json lists an image: one platform, the host's if it is

@@ -2,14 +2,12 @@ package transfer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/image"
-	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
 )
@@ -21,8 +19,8 @@ type PushOptions struct {
 	Choice
 	Streams     int  // blobs pushed at once; 0: 4, and 16 small ones beside them
 	NoReferrers bool // leaves out what refers to the image: signatures, SBOMs; also those under cosign's tags
-	// FetchMissing first gets blobs that are missing from the registry that the image's name
-	// points to. Those of lazy layers are fetched in any case.
+	// FetchMissing first gets blobs that are missing, as [Refetch] does. Lazy ones are fetched in
+	// any case, when the target needs them.
 	FetchMissing bool
 	Progress     progress.Sink
 }
@@ -37,6 +35,7 @@ type PushResult struct {
 	Mounted   Count        `json:"mounted"`  // that the target took from another repository of its own
 	Existing  Count        `json:"existing"` // that the target had
 	Referrers int          `json:"referrers"`
+	Refetched []Refetched  `json:"refetched,omitempty"` // lazy blobs of the store that were needed
 	Seconds   float64      `json:"seconds"`
 }
 
@@ -50,11 +49,7 @@ type PushResult struct {
 // image is not whole; [errdefs.ErrInvalidArgument] when to has another digest than what is pushed.
 func Push(ctx context.Context, s Store, reg Pusher, name string, to ref.Reference, o PushOptions) (*PushResult, error) {
 	begun := time.Now()
-	img, err := s.Meta.Image(ctx, s.Namespace, name)
-	if err != nil {
-		return nil, fmt.Errorf("push %s: %w", to, err)
-	}
-	res, err := s.push(ctx, reg, img, to, o)
+	res, err := s.push(ctx, reg, name, to, o)
 	if err != nil {
 		return nil, fmt.Errorf("push %s: %w", to, err)
 	}
@@ -63,26 +58,25 @@ func Push(ctx context.Context, s Store, reg Pusher, name string, to ref.Referenc
 	return res, nil
 }
 
-func (s Store) push(ctx context.Context, reg Pusher, img metadata.Image, to ref.Reference, o PushOptions) (res *PushResult, err error) {
-	// All that is below the root is held with it.
-	release, err := s.hold(ctx, []image.Digest{img.Target.Digest})
+func (s Store) push(ctx context.Context, reg Pusher, name string, to ref.Reference, o PushOptions) (res *PushResult, err error) {
+	images, release, err := s.holdImages(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer joinRelease(release, &err)
-	m := newMover(storeSource{s, img.Name, img.Target}, registryTarget{reg, to}, img.Name, moveOptions{
+	img := images[0]
+	from := storeSource{&demand{Store: s, reg: reg, sink: o.Progress}, img.Name, img.Target}
+	m := newMover(from, registryTarget{reg, to}, img.Name, moveOptions{
 		Choice: o.Choice, Streams: o.Streams, NoReferrers: o.NoReferrers, Progress: o.Progress,
 	})
 	l, err := m.prepare(ctx)
-	var gaps *MissingError
-	if errors.As(err, &gaps) && (o.FetchMissing || areLazy(img, gaps.Missing)) {
-		choice := o.Choice
-		if o.FetchMissing && len(choice.Platforms) == 0 {
-			choice.All = true
-		}
-		if err := s.fetchMissing(ctx, img, reg, choice, o.Progress); err != nil {
+	for o.FetchMissing && err != nil {
+		// A manifest that comes may show that more is missing.
+		var fetched []Refetched
+		if fetched, err = s.fetchGaps(ctx, err, reg, true, o.Progress); err != nil {
 			return nil, err
 		}
+		from.fetched = append(from.fetched, fetched...)
 		m.res = PushResult{}
 		l, err = m.prepare(ctx)
 	}
@@ -95,7 +89,9 @@ func (s Store) push(ctx context.Context, reg Pusher, img metadata.Image, to ref.
 			m.res.Platforms = append(m.res.Platforms, image.FormatPlatform(p.Platform))
 		}
 	}
-	return &m.res, m.send(ctx, l, to)
+	err = m.send(ctx, l, to)
+	m.res.Refetched = from.list()
+	return &m.res, err
 }
 
 // send moves a load to a registry.

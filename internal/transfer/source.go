@@ -36,9 +36,9 @@ type source interface {
 	origins(ctx context.Context, d image.Descriptor, registry string) ([]string, error)
 }
 
-// storeSource takes an image from a store.
+// storeSource takes an image, which is held, from a store.
 type storeSource struct {
-	Store
+	*demand
 	name   string
 	target image.Descriptor
 }
@@ -49,12 +49,8 @@ func (s storeSource) document(ctx context.Context, d image.Descriptor) ([]byte, 
 	return content.ReadBlob(ctx, s.Content, d.Digest, image.MaxDocument)
 }
 
-func (s storeSource) has(ctx context.Context, d image.Descriptor) (bool, error) {
-	return s.have(ctx, d)
-}
-
 func (s storeSource) open(ctx context.Context, d image.Descriptor, offset int64, _ func(error)) (io.ReadCloser, error) {
-	r, err := s.Content.Open(ctx, d.Digest)
+	r, err := s.demand.open(ctx, d)
 	if err != nil {
 		return nil, err
 	}

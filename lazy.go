@@ -1,0 +1,48 @@
+package stowage
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/transfer"
+)
+
+// WriteBlob writes a blob to w, verified as it is read. One that was evicted, or whose layer is lazy, is
+// fetched first from where it came from, and stays; sink is told. After an error some bytes may
+// have been written.
+func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string, sink ProgressSink) (err error) {
+	d, err := s.digestOf(ctx, digest)
+	if err != nil {
+		return err
+	}
+	r, err := s.openBlob(ctx, d, sink)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	_, err = content.Copy(ctx, w, r, d)
+	return err
+}
+
+// openBlob opens a blob, and fetches it if it is lazy.
+func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r content.Reader, err error) {
+	r, err = s.content.Open(ctx, d)
+	if !errdefs.IsNotFound(err) {
+		return r, err
+	}
+	lazy, findErr := s.meta.OnDemand(ctx, d)
+	if findErr != nil || lazy == nil {
+		return nil, errors.Join(err, findErr)
+	}
+	// Until it is open, nobody may evict it again.
+	hold, err := s.meta.Hold(ctx, s.ns, d)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
+	return transfer.OnDemand(s.place(), s.reg, []Descriptor{*lazy}, sink).Open(ctx, d)
+}
