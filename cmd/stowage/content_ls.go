@@ -37,11 +37,11 @@ func contentLsCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rows := make([]blobRow, len(blobs))
+		rows, none := make([]blobRow, len(blobs)), map[string]string{}
 		for i, b := range blobs {
 			rows[i] = blobRow{b.Digest, b.Size, b.CreatedAt, b.UpdatedAt, b.Labels}
 			if b.Labels == nil {
-				rows[i].Labels = map[string]string{}
+				rows[i].Labels = none
 			}
 		}
 		if quiet {

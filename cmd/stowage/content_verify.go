@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 
@@ -52,13 +51,12 @@ not read again, unless something touched it since.`,
 		if err != nil {
 			return err
 		}
-		out := bufio.NewWriter(a.out)
 		whole := true
 		report := func(f stowage.BlobFinding) {
-			fmt.Fprintf(out, "%s %s\n", f.Digest, f.Verdict)
+			fmt.Fprintf(a.out, "%s %s\n", f.Digest, f.Verdict)
 			if f.Verdict != stowage.OK {
 				whole = false
-				_ = out.Flush() // whoever waits wants to know; a.out keeps the error
+				_ = a.out.flush() // whoever waits wants to know; a.out remembers the error
 			}
 		}
 		if all {
@@ -67,9 +65,6 @@ not read again, unless something touched it since.`,
 			}
 		} else {
 			err = s.Verify(cmd.Context(), args, o, report)
-		}
-		if flushErr := out.Flush(); err == nil {
-			err = flushErr
 		}
 		if err == nil && !whole {
 			err = errors.Join(errReported, errNotWhole)

@@ -45,7 +45,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		stop()
 	}()
 
-	out := &results{w: stdout}
+	out := newResults(stdout)
 	a := &app{in: stdin, out: out, err: stderr}
 	root := a.command()
 	root.SetArgs(args)
@@ -54,6 +54,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	err = errors.Join(err, a.close())
+	_ = out.flush() // out remembers
 	if err == nil && out.err != nil {
 		err = fmt.Errorf("write results: %w", out.err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,23 +15,38 @@ import (
 	"golang.org/x/term"
 )
 
-// results is standard output. It remembers the first error, so that a full disk or a reader that
-// went away is an exit status other than 0, wherever the line was printed.
+// results is standard output. Lists of many rows are written in large pieces; flush writes what is
+// left. It remembers the first error, so that a full disk or a reader that went away is an exit
+// status other than 0, wherever the line was printed.
 type results struct {
 	w   io.Writer
+	buf *bufio.Writer // before w
 	err error
 }
 
+func newResults(w io.Writer) *results { return &results{w: w, buf: bufio.NewWriterSize(w, 64<<10)} }
+
 func (r *results) Write(p []byte) (int, error) {
-	n, err := r.w.Write(p)
+	n, err := r.buf.Write(p)
 	if r.err == nil {
 		r.err = err
 	}
 	return n, err
 }
 
+func (r *results) flush() error {
+	err := r.buf.Flush()
+	if r.err == nil {
+		r.err = err
+	}
+	return err
+}
+
 // Close closes standard output itself, for what may report a failure only then.
 func (r *results) Close() error {
+	if err := r.flush(); err != nil {
+		return err
+	}
 	if c, ok := r.w.(io.Closer); ok {
 		return c.Close()
 	}
@@ -111,8 +127,8 @@ func printJSON(w io.Writer, v any) error {
 // anys turns a typed list into what templates go through.
 func anys[T any](list []T) []any {
 	rows := make([]any, len(list))
-	for i, v := range list {
-		rows[i] = v
+	for i := range list {
+		rows[i] = &list[i]
 	}
 	return rows
 }
