@@ -30,6 +30,9 @@ var cases = []struct {
 	{"unpack files", unpack(filesImage, 0.5, 0.6)},
 	{"unpack zstd", unpack(zstdImage, 0.8, 0)},
 	{"unpack, durable", durableUnpack},
+	{"keeping", keeping},
+	{"keeping grown", grown},
+	{"verify", verify},
 }
 
 // none is what skopeo gives: bytes left to the kernel. packedOnly is what it does: layers as they

@@ -105,7 +105,8 @@ type bench struct {
 	host   string // the registry
 	runs   int
 
-	listed bool // apt's lists of packages are of today
+	listed  bool     // apt's lists of packages are of today
+	keeping []result // of the smaller store, which the larger is compared with
 }
 
 // kept is the folder for what the next bench can use again; work is removed at the end.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -22,6 +23,7 @@ type step struct {
 	beside  func(ctx context.Context, dir string) (*daemon, error) // runs all the time; may be nil
 	prepare func(dir string) []string                              // not measured; may be nil
 	command func(dir string) []string
+	out     io.Writer                 // takes what command prints; may be nil
 	check   func(dir string) []string // not measured, fails if command did not do its work; may be nil
 }
 
@@ -47,7 +49,7 @@ func (b *bench) measure(ctx context.Context, where place, s step) (one sample, e
 			return sample{}, err
 		}
 	}
-	if one, err = runProcess(ctx, s.command(dir), watched...); err != nil || s.check == nil {
+	if one, err = runInto(ctx, s.out, s.command(dir), watched...); err != nil || s.check == nil {
 		return one, err
 	}
 	_, err = runProcess(ctx, s.check(dir))
@@ -72,9 +74,14 @@ func (b *bench) turns(ctx context.Context, where place, steps ...step) ([][]samp
 // runProcess runs a command and fails with what it said if it does. Its peak is that of the
 // command, of the processes beside it, and of all their children.
 func runProcess(ctx context.Context, args []string, beside ...int) (sample, error) {
+	return runInto(ctx, nil, args, beside...)
+}
+
+// runInto is runProcess that hands on what the command prints.
+func runInto(ctx context.Context, out io.Writer, args []string, beside ...int) (sample, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var said bytes.Buffer
-	cmd.Stderr = &said
+	cmd.Stdout, cmd.Stderr = out, &said
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return sample{}, err

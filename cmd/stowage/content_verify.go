@@ -10,7 +10,7 @@ import (
 )
 
 func contentVerifyCommand(a *app) *cobra.Command {
-	var all, resume bool
+	var all, resume, quiet bool
 	var limit string
 	cmd := &cobra.Command{
 		Use:   "verify [DIGEST...|--all]",
@@ -36,6 +36,7 @@ not read again, unless something touched it since.`,
 	cmd.Flags().BoolVar(&all, "all", false, "every blob in the store, whatever its namespace")
 	cmd.Flags().BoolVar(&resume, "resume", false, "go on where the last run of --all was interrupted")
 	cmd.Flags().StringVar(&limit, "limit-rate", "", "bytes a second for all blobs together, such as 500k or 50M")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "only the blobs that are not in order")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		var o stowage.VerifyOptions
 		if o.Rate, err = parseRate(limit); err != nil {
@@ -53,7 +54,9 @@ not read again, unless something touched it since.`,
 		}
 		whole := true
 		report := func(f stowage.BlobFinding) {
-			fmt.Fprintf(a.out, "%s %s\n", f.Digest, f.Verdict)
+			if f.Verdict != stowage.OK || !quiet {
+				fmt.Fprintf(a.out, "%s %s\n", f.Digest, f.Verdict)
+			}
 			if f.Verdict != stowage.OK {
 				whole = false
 				_ = a.out.flush() // whoever waits wants to know; a.out remembers the error
