@@ -116,7 +116,7 @@ func (s *Store) RemoveBlob(ctx context.Context, digest string, force bool) (Dige
 	if err := s.meta.RemoveBlob(ctx, s.ns, d, force); err != nil {
 		return "", err
 	}
-	if _, err := gc.Sweep(ctx, s.meta, s.content); err != nil {
+	if _, err := gc.Sweep(ctx, s.collected()); err != nil {
 		return "", err
 	}
 	return d, nil

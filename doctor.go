@@ -220,11 +220,11 @@ func (s *Store) mirrored(ctx context.Context, registry string, want []Descriptor
 // aside. Stopped at any moment, it leaves the old one, or none, which counts as damaged as well.
 func (s *Store) rebuild(ctx context.Context) (err error) {
 	// One at a time, and no collection meanwhile.
-	sweep, err := s.meta.BeginSweep(ctx)
+	block, err := s.meta.BlockRounds(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sweep.End()) }()
+	defer func() { err = errors.Join(err, block.Close()) }()
 	if err := s.meta.Probe(ctx); !errdefs.IsDataLoss(err) {
 		return err // another has just done it
 	}

@@ -45,7 +45,7 @@ var allowed = map[string]string{
 	// Work: one verb each.
 	"unpack":   "par progress image content layer metadata snapshot",
 	"transfer": "flock par progress ref image content metadata registry archive unpack",
-	"gc":       "image content metadata",
+	"gc":       "image content metadata snapshot",
 	"doctor":   "par progress rate mount ref image content layer metadata snapshot",
 
 	// Faces, door and command. Only commands draw and read flags.

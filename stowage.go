@@ -22,13 +22,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/content/dir"
-	"github.com/stowage/stowage/internal/gc"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/kv/bolt"
@@ -62,6 +60,7 @@ type Store struct {
 	nosync  bool
 	ns      string
 	db      kv.DB
+	held    *stopwatch // the database
 	meta    *metadata.Store
 	content content.Store
 	reg     *registry.Client
@@ -120,13 +119,14 @@ func Open(root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
-	db, err := bolt.Open(filepath.Join(root, "metadata", "meta.db"), bolt.Options{NoSync: o.NoSync})
+	held := new(stopwatch)
+	db, err := bolt.Open(filepath.Join(root, "metadata", "meta.db"), bolt.Options{NoSync: o.NoSync, Held: held.note})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	o.Registry.Log = o.Log
 	return &Store{
-		root: root, nosync: o.NoSync, ns: o.Namespace, db: db,
+		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
@@ -177,54 +177,6 @@ func (s *Store) place() transfer.Store {
 
 // Compact gives the space that the metadata no longer needs back to the disk.
 func (s *Store) Compact(ctx context.Context) error { return s.db.Compact(ctx) }
-
-// PruneReport is what a collection took away.
-type PruneReport struct {
-	gc.Report
-	Unpacked SnapshotUsage `json:"unpacked"` // what the folders of snapshots took
-}
-
-// Prune deletes what no image, lease or running operation refers to: blobs, and the snapshots of
-// images. Snapshots that were prepared or committed by hand stay.
-func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
-	if o.Grace == 0 {
-		o.Grace = s.gc.Grace
-	}
-	r, err := gc.Run(ctx, s.meta, s.content, o)
-	if err != nil {
-		return nil, fmt.Errorf("collect: %w", err)
-	}
-	report := &PruneReport{Report: r}
-	if o.DryRun {
-		return report, nil
-	}
-	if err := s.meta.Forget(ctx, time.Now().Add(-s.grace())); err != nil {
-		return report, fmt.Errorf("collect: %w", err)
-	}
-	if err := s.cleanMounts(ctx); err != nil {
-		return report, fmt.Errorf("collect: %w", err)
-	}
-	for _, name := range snapshotters {
-		if _, err := os.Stat(filepath.Join(s.root, "snapshots", name)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		sn, err := s.Snapshotter(name)
-		if errdefs.IsNotImplemented(err) {
-			s.log.Warn("the folders of a snapshotter cannot be collected", "snapshotter", name, "reason", err)
-			continue
-		}
-		if err != nil {
-			return report, fmt.Errorf("collect: %w", err)
-		}
-		freed, err := sn.Sweep(ctx)
-		if err != nil {
-			return report, fmt.Errorf("collect snapshots: %w", err)
-		}
-		report.Unpacked.Size += freed.Size
-		report.Unpacked.Inodes += freed.Inodes
-	}
-	return report, nil
-}
 
 // digestOf reads a digest that a person typed: whole, or a unique prefix of one that is stored.
 func (s *Store) digestOf(ctx context.Context, text string) (image.Digest, error) {

@@ -25,11 +25,7 @@ finds them; with --all they go as well.`,
 		if err != nil {
 			return err
 		}
-		o := stowage.PruneOptions{DryRun: dry}
-		if all {
-			o.Grace = -1
-		}
-		r, err := s.Prune(cmd.Context(), o)
+		r, err := s.Prune(cmd.Context(), stowage.PruneOptions{DryRun: dry, All: all})
 		if err != nil {
 			return err
 		}

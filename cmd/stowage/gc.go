@@ -33,11 +33,7 @@ Other commands go on meanwhile. "why" says what keeps something, and "du" what t
 		if err != nil {
 			return err
 		}
-		o := stowage.PruneOptions{DryRun: dry}
-		if all {
-			o.Grace = -1
-		}
-		r, err := s.Prune(cmd.Context(), o)
+		r, err := s.Prune(cmd.Context(), stowage.PruneOptions{DryRun: dry, All: all})
 		if err != nil {
 			return err
 		}

@@ -29,10 +29,12 @@ const ns = "default"
 
 // A disk is as much of a content store as collection sees.
 type disk struct {
-	mu     sync.Mutex
-	blobs  map[image.Digest]time.Time
-	failed image.Digest // cannot be deleted
-	onDel  func(image.Digest)
+	mu      sync.Mutex
+	blobs   map[image.Digest]time.Time
+	failed  image.Digest // cannot be deleted
+	ingests []content.Status
+	taken   string // an ingest that somebody took up since it was listed
+	onDel   func(image.Digest)
 }
 
 func (d *disk) put(names ...string) {
@@ -79,6 +81,27 @@ func (d *disk) Blobs(context.Context) iter.Seq2[content.Info, error] {
 	}
 }
 
+func (d *disk) Ingests(context.Context) ([]content.Status, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.ingests), nil
+}
+
+func (d *disk) Abort(_ context.Context, key string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, in := range d.ingests {
+		switch {
+		case in.Key == key && d.taken == key:
+			return errdefs.ErrUnavailable
+		case in.Key == key:
+			d.ingests = slices.Delete(d.ingests, i, i+1)
+			return nil
+		}
+	}
+	return errdefs.ErrNotFound
+}
+
 func id(name string) image.Digest { return digest.FromString(name) }
 
 func desc(name string) image.Descriptor { return image.Descriptor{Digest: id(name), Size: 10} }
@@ -120,9 +143,11 @@ func (s store) add(ns string, b metadata.Batch, names ...string) {
 	}
 }
 
+func (s store) collected() gc.Store { return gc.Store{Meta: s.meta, Content: s.disk} }
+
 func (s store) run(o gc.Options) gc.Report {
 	s.Helper()
-	r, err := gc.Run(s.Context(), s.meta, s.disk, o)
+	r, err := gc.Run(s.Context(), s.collected(), o)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -187,7 +212,7 @@ func TestRoots(t *testing.T) {
 	if edges, err := s.meta.ReferencedBy(t.Context(), id("lc")); err != nil || len(edges) != 0 {
 		t.Errorf("edges of what is gone: got %v, %v", edges, err)
 	}
-	if r := s.run(gc.Options{Grace: -1}); len(r.Blobs) != 0 {
+	if r := s.run(gc.Options{All: true}); len(r.Blobs) != 0 {
 		t.Errorf("second run: got %+v, want nothing", r)
 	}
 
@@ -212,12 +237,12 @@ func TestStrays(t *testing.T) {
 	}
 	s.run(gc.Options{})
 	s.want("young", "held")
-	s.run(gc.Options{Grace: -1})
+	s.run(gc.Options{All: true})
 	s.want("held")
 	if err := hold.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.run(gc.Options{Grace: -1})
+	s.run(gc.Options{All: true})
 	s.want()
 }
 
@@ -227,7 +252,7 @@ func TestRemoveAndSweep(t *testing.T) {
 	if err := s.meta.RemoveBlob(t.Context(), ns, id("a"), false); err != nil {
 		t.Fatal(err)
 	}
-	r, err := gc.Sweep(t.Context(), s.meta, s.disk)
+	r, err := gc.Sweep(t.Context(), s.collected())
 	if err != nil || len(r.Blobs) != 1 || r.Bytes != 10 {
 		t.Errorf("sweep: got %+v, %v, want a", r, err)
 	}
@@ -239,7 +264,7 @@ func TestDeleteFails(t *testing.T) {
 	s := newStore(t, mem.New())
 	s.add(ns, metadata.Batch{}, "a", "b")
 	s.disk.failed = id("a")
-	r, err := gc.Run(t.Context(), s.meta, s.disk, gc.Options{})
+	r, err := gc.Run(t.Context(), s.collected(), gc.Options{})
 	if !errors.Is(err, errdefs.ErrPermissionDenied) || len(r.Blobs) != 1 {
 		t.Errorf("got %+v, %v, want one blob gone, and an error", r, err)
 	}
@@ -256,11 +281,12 @@ func TestDeleteFails(t *testing.T) {
 func TestCollectorDies(t *testing.T) {
 	s := newStore(t, mem.New())
 	s.add(ns, metadata.Batch{}, "a", "b", "c")
-	sweep, err := s.meta.BeginSweep(t.Context())
-	if err != nil {
+	sweep := s.meta.NewSweep()
+	if err := sweep.Everything(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sweep.Doom(t.Context(), nil); err != nil {
+	round, err := sweep.Round(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.disk.Delete(t.Context(), id("a")); err != nil {
@@ -271,14 +297,14 @@ func TestCollectorDies(t *testing.T) {
 	if _, err := s.meta.Hold(ctx, ns, id("b")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("hold while it lives: got %v, want it to wait", err)
 	}
-	if err := sweep.End(); err != nil { // as the kernel does when a process dies
+	if err := round.End(); err != nil { // as the kernel does when a process dies
 		t.Fatal(err)
 	}
 	hold, err := s.meta.Hold(t.Context(), ns, id("a"), id("b"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.run(gc.Options{Grace: -1})
+	s.run(gc.Options{All: true})
 	s.want("b")
 	s.disk.put("a")
 	if _, err := s.meta.Apply(t.Context(), ns, metadata.Batch{Blobs: blobs("a", "b"), Release: hold}); err != nil {
@@ -319,7 +345,7 @@ func TestRaces(t *testing.T) {
 							return
 						default:
 						}
-						if _, err := gc.Run(t.Context(), s.meta, s.disk, gc.Options{Grace: -1}); err != nil {
+						if _, err := gc.Run(t.Context(), s.collected(), gc.Options{All: true}); err != nil {
 							t.Error(err)
 							return
 						}
@@ -329,7 +355,7 @@ func TestRaces(t *testing.T) {
 			pulls.Wait()
 			close(done)
 			collectors.Wait()
-			s.run(gc.Options{Grace: -1})
+			s.run(gc.Options{All: true})
 			s.want()
 		})
 	}

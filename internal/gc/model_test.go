@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,7 +124,7 @@ func (m *model) acts() map[string]func() {
 	return map[string]func(){
 		"hold": m.hold, "hold again": m.hold, "put": m.put, "put again": m.put, "finish": m.finish, "finish again": m.finish, "cancel": m.cancel,
 		"tag": m.tag, "remove image": m.removeImage, "remove image again": m.removeImage,
-		"lease": m.lease, "end lease": m.endLease, //"label": m.label, "label again": m.label,
+		"lease": m.lease, "end lease": m.endLease, "label": m.label, "label again": m.label,
 		"prepare": m.prepare, "commit": m.commit, "remove snapshot": m.removeSnapshot,
 		"wait": m.wait, "die": m.die,
 	}
@@ -508,6 +509,7 @@ func (m *model) reference(suffix string) (key, value string) {
 	case anImage:
 		return "image" + suffix, one(m, imageNames, "image")
 	default:
+		suffix = strings.Replace(suffix, ".", "/", 1) // names of snapshotters may have dots
 		return "snapshot." + snapshotter + suffix, one(m, snapshotNames(), "snapshot")
 	}
 }
@@ -576,7 +578,7 @@ func (m *model) collect() {
 	o := gc.Options{}
 	switch one(m, []string{"all", "all", "all", "grace", "dry"}, "how") {
 	case "all":
-		o.Grace = -1
+		o.All = true
 	case "dry":
 		o.DryRun = true
 	}
@@ -597,10 +599,10 @@ func (m *model) collect() {
 		m.settle(false)
 		m.nested, p.others = false, others
 	}
-	if o.Grace < 0 {
+	if o.All {
 		clear(m.strays) // it may condemn them, and die
 	}
-	_, err := gc.Run(m.ctx, p.meta, p, o)
+	_, err := gc.Run(m.ctx, p.collected(), o)
 	p.others, p.pause = nil, 0
 	died := p.dead
 	if died == (err == nil) {
@@ -609,7 +611,7 @@ func (m *model) collect() {
 	m.bury(p)
 	m.settle(!o.DryRun)
 	if quiet && !died && !o.DryRun {
-		m.clean(o.Grace)
+		m.clean(o.All)
 	}
 }
 
@@ -617,11 +619,11 @@ func (m *model) collect() {
 func (m *model) collectAll() {
 	p := m.processes[0]
 	clear(m.strays)
-	_, err := gc.Run(m.ctx, p.meta, p, gc.Options{Grace: -1})
+	_, err := gc.Run(m.ctx, p.collected(), gc.Options{All: true})
 	m.must(err)
 	m.settle(true)
-	m.clean(-1)
-	r, err := gc.Run(m.ctx, p.meta, p, gc.Options{Grace: -1})
+	m.clean(true)
+	r, err := gc.Run(m.ctx, p.collected(), gc.Options{All: true})
 	if err != nil || len(r.Blobs)+len(r.Snapshots) > 0 {
 		m.Fatalf("a second collection: %+v, %v", r, err)
 	}
@@ -717,7 +719,7 @@ func (m *model) verify(blob string) {
 }
 
 // clean sees that a collection that nobody disturbed left nothing that is not kept.
-func (m *model) clean(grace time.Duration) {
+func (m *model) clean(anyAge bool) {
 	m.Helper()
 	kept := m.world.kept(true)
 	for _, n := range m.nodes() {
@@ -738,12 +740,12 @@ func (m *model) clean(grace time.Duration) {
 		b := byDigest[info.Digest.String()]
 		there[b] = true
 		held := slices.ContainsFunc(m.ops, func(o *op) bool { return o.all || slices.Contains(o.held, b) })
-		if young := grace >= 0 && time.Since(info.CreatedAt) <= 24*time.Hour; !m.here[b] && !held && !young && !keeps(kept, b) {
-			m.Fatalf("the bytes of %s were not deleted: grace %v, age %v", b, grace, time.Since(info.CreatedAt))
+		if young := !anyAge && time.Since(info.CreatedAt) <= 24*time.Hour; !m.here[b] && !held && !young && !keeps(kept, b) {
+			m.Fatalf("the bytes of %s were not deleted at an age of %v", b, time.Since(info.CreatedAt))
 		}
 	}
 	for b, since := range m.strays {
-		if grace >= 0 && time.Since(since) < 24*time.Hour && !there[b] {
+		if !anyAge && time.Since(since) < 24*time.Hour && !there[b] {
 			m.Fatalf("the bytes of %s were deleted after %v", b, time.Since(since))
 		}
 	}

@@ -10,7 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/gc"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/metadata"
@@ -119,6 +122,11 @@ func (r slowReader) Get(key []byte) ([]byte, error) {
 	return r.Reader.Get(key)
 }
 
+func (r slowReader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
+	time.Sleep(r.pause)
+	return r.Reader.ScanFrom(prefix, from)
+}
+
 func (r slowReader) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
 	time.Sleep(r.pause)
 	return r.Reader.Scan(prefix)
@@ -131,6 +139,14 @@ type slowWriter struct {
 
 func (w slowWriter) Get(key []byte) ([]byte, error)                { return w.slow.Get(key) }
 func (w slowWriter) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return w.slow.Scan(prefix) }
+func (w slowWriter) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
+	return w.slow.ScanFrom(prefix, from)
+}
+
+// collected is the process's store as collections see it. Its snapshots have no folders.
+func (p *process) collected() gc.Store {
+	return gc.Store{Meta: p.meta, Content: p, Open: func(string) (gc.Folders, error) { return nil, errdefs.ErrNotImplemented }}
+}
 
 // again is the process that takes the place of one that died with holds: their lock files are
 // still there, and nobody has the locks.

@@ -40,6 +40,8 @@ type Reader interface {
 	// An entry whose value is damaged is yielded with its key and an error, and the scan goes
 	// on; after an error without a key it ends. Within an Update, the loop must not write.
 	Scan(prefix []byte) iter.Seq2[Entry, error]
+	// ScanFrom is Scan without the entries before the key from, which need not be there.
+	ScanFrom(prefix, from []byte) iter.Seq2[Entry, error]
 }
 
 // A Writer also writes. Keys are 1 to [MaxKey] bytes long; others are [errdefs.ErrInvalidArgument]. Both slices

@@ -118,18 +118,19 @@ func (c change) addBlob(ns string, b Blob, now time.Time) (isNew bool, err error
 			return false, err
 		}
 	}
-	row := knownRow{Size: b.Size, CreatedAt: now, UpdatedAt: now}
-	switch err := c.get(knownKey(ns, b.Digest), &row); {
+	var old knownRow
+	switch err := c.get(knownKey(ns, b.Digest), &old); {
 	case errdefs.IsNotFound(err):
-		row.Labels = merge(nil, b.Labels)
+		row := knownRow{Size: b.Size, CreatedAt: now, UpdatedAt: now, Labels: merge(nil, b.Labels)}
+		return !here, c.set(knownKey(ns, b.Digest), nil, row)
 	case err != nil:
 		return false, err
 	case len(b.Labels) == 0:
 		return !here, nil
-	default:
-		row.Labels, row.UpdatedAt = gain(row.Labels, b.Labels), now
 	}
-	return !here, c.put(knownKey(ns, b.Digest), row)
+	row := old
+	row.Labels, row.UpdatedAt = gain(row.Labels, b.Labels), now
+	return !here, c.set(knownKey(ns, b.Digest), old, row)
 }
 
 // addDocument writes a document and its edges, unless that was done; isNew if it was not.
@@ -149,15 +150,7 @@ func (c change) addDocument(doc *Document) (isNew bool, err error) {
 		return false, nil
 	}
 	c.documents[doc.Digest] = doc
-	if err := c.put(documentKey(doc.Digest), documentRow{Size: doc.Size, Document: doc.Document}); err != nil {
-		return false, err
-	}
-	for _, e := range edges(doc) {
-		if err := c.put(parentKey(e.child, doc.Digest), parentRow(e.places)); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
+	return true, c.set(documentKey(doc.Digest), nil, documentRow{Size: doc.Size, Document: doc.Document})
 }
 
 // addImage gives a name.
@@ -213,19 +206,22 @@ func (row *imageRow) want(digests []image.Digest) {
 
 // putImage writes an image, and marks it as changed now if it did change.
 func (c change) putImage(ns string, row *imageRow, now time.Time) error {
-	if old, err := c.Get(key(imageRows, ns, row.Name)); err == nil {
-		if same, err := json.Marshal(row); err != nil || bytes.Equal(old, same) {
+	k := key(imageRows, ns, row.Name)
+	var old indexed // what is damaged was dropped
+	if b, err := c.Get(k); err == nil {
+		if same, err := json.Marshal(row); err != nil || bytes.Equal(b, same) {
 			return err
+		}
+		var was imageRow
+		if decode(k, b, &was) == nil {
+			old = was
 		}
 	}
 	if err := c.names.given(c.view, ns, row, now); err != nil {
 		return err
 	}
 	row.UpdatedAt = now
-	if err := c.w.Put(targetKey(row.Target.Digest, ns, row.Name), nil); err != nil {
-		return err
-	}
-	return c.put(key(imageRows, ns, row.Name), row)
+	return c.set(k, old, *row)
 }
 
 // recompute finds anew what is here of every image that reaches one of digests, but for those

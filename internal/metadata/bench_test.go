@@ -79,8 +79,8 @@ func BenchmarkLists(b *testing.B) {
 	})
 	b.Run("garbage", func(b *testing.B) {
 		for b.Loop() {
-			if list, err := s.Garbage(b.Context(), nil); err != nil || len(list) != 0 {
-				b.Fatalf("got %v, %v, want none", list, err)
+			if f, err := s.Garbage(b.Context(), nil); err != nil || len(f.Blobs) != 0 {
+				b.Fatalf("got %v, %v, want none", f, err)
 			}
 		}
 	})

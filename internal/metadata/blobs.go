@@ -124,9 +124,10 @@ func (s *Store) LabelBlob(ctx context.Context, ns string, d image.Digest, labels
 		if err != nil {
 			return err
 		}
+		old := row
 		row.Labels, row.UpdatedAt = merge(row.Labels, labels), time.Now().UTC()
 		b = row.blob(d)
-		return c.put(knownKey(ns, d), row)
+		return c.set(knownKey(ns, d), old, row)
 	})
 	return b, err
 }
@@ -159,12 +160,12 @@ func (s *Store) RemoveBlob(ctx context.Context, ns string, d image.Digest, force
 			return err
 		}
 		if where != "" {
-			return c.w.Delete(knownKey(ns, d))
+			return c.set(knownKey(ns, d), row, nil)
 		}
 		if err := c.lose(d, false); err != nil {
 			return err
 		}
-		if err := c.doom(Garbage{d, row.Size}); err != nil {
+		if err := c.doom(Garbage{d, row.Size}, ""); err != nil {
 			return err
 		}
 		return c.recompute(nil, d)

@@ -61,8 +61,8 @@ func TestHolderDies(t *testing.T) {
 	}
 	garbage := func(when string, want int) {
 		t.Helper()
-		if list, err := s.Garbage(t.Context(), nil); err != nil || len(list) != want {
-			t.Errorf("garbage %s: got %v, %v, want %d", when, list, err, want)
+		if f, err := s.Garbage(t.Context(), nil); err != nil || len(f.Blobs) != want {
+			t.Errorf("garbage %s: got %v, %v, want %d", when, f, err, want)
 		}
 	}
 	garbage("while it is held", 0)

@@ -123,35 +123,3 @@ func (v view) above(digests ...image.Digest) (map[image.Digest]bool, error) {
 	}
 	return found, nil
 }
-
-// below adds to reached all that is kept with digests: what their documents hold, and the
-// referrers of what is kept.
-func (v view) below(reached map[image.Digest]bool, digests []image.Digest) error {
-	for len(digests) > 0 {
-		d := digests[len(digests)-1]
-		digests = digests[:len(digests)-1]
-		if reached[d] {
-			continue
-		}
-		reached[d] = true
-		doc, err := v.readDocument(d) // once is all
-		if err != nil {
-			return err
-		}
-		if doc != nil {
-			for c := range doc.Children() {
-				digests = append(digests, c.Digest)
-			}
-		}
-		err = v.parents(d, func(parent image.Digest, places []place) error {
-			if slices.Contains(places, placeSubject) {
-				digests = append(digests, parent)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -49,7 +49,7 @@ func (c change) lose(d image.Digest, evicted bool) error {
 		}
 		gone.Size = row.Size
 		gone.Known[ns] = goneKnown{row.CreatedAt, row.Labels}
-		if err := c.w.Delete(knownKey(ns, d)); err != nil {
+		if err := c.set(knownKey(ns, d), row, nil); err != nil {
 			return err
 		}
 	}
@@ -127,7 +127,7 @@ func (c change) regain(d image.Digest, now time.Time) error {
 			continue // it was removed meanwhile
 		}
 		row := knownRow{Size: gone.Size, CreatedAt: k.CreatedAt, UpdatedAt: now, Labels: k.Labels}
-		if err := c.put(knownKey(ns, d), row); err != nil {
+		if err := c.set(knownKey(ns, d), nil, row); err != nil {
 			return err
 		}
 	}

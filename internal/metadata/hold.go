@@ -17,9 +17,6 @@ import (
 	"github.com/stowage/stowage/internal/image"
 )
 
-// sweepLock is the name of the lock file of the collector, among those of the holders.
-const sweepLock = "gc.lock"
-
 // A Hold is the lease of a running operation. It keeps what it lists until [Hold.Release], or
 // until its process ends in whatever way, and nothing else ends it. Goroutines may share it.
 type Hold struct {
@@ -35,7 +32,7 @@ type Hold struct {
 // digests it holds everything, for operations that cannot know what will come; then nothing is
 // collected until their end.
 //
-// Hold waits for a collection that has condemned one of them and is deleting its bytes.
+// Hold waits for a round of a collection that has condemned one of them and is deleting its bytes.
 func (s *Store) Hold(ctx context.Context, ns string, digests ...image.Digest) (*Hold, error) {
 	if err := CheckNamespace(ns); err != nil {
 		return nil, err
@@ -71,7 +68,7 @@ func (h *Hold) add(ctx context.Context, row Lease, digests []image.Digest) error
 	if err := checkDigests(digests...); err != nil {
 		return err
 	}
-	var doomed []Garbage
+	waits := map[string][]image.Digest{} // by the rounds that are deleting them
 	err := h.store.update(ctx, func(c change) error {
 		if _, err := h.store.dropDead(c); err != nil {
 			return err
@@ -83,45 +80,81 @@ func (h *Hold) add(ctx context.Context, row Lease, digests []image.Digest) error
 		if err := c.put(h.key(), row); err != nil {
 			return err
 		}
-		all, err := c.doomed(func(image.Digest) bool { return true })
-		if err != nil {
-			return err
-		}
-		doomed = nil
-		for _, g := range all {
-			above, err := c.above(g.Digest) // what is evicted is below what is held
-			if err != nil {
+		return c.eachDoomed(func(d image.Digest, doomed doomedRow) error {
+			above, err := c.above(d) // what is evicted is below what is held
+			if err != nil || !row.holds(above) {
 				return err
 			}
-			if row.holds(above) {
-				doomed = append(doomed, g)
-			}
-		}
-		return nil
+			return h.store.spareDoomed(c, d, doomed, waits)
+		})
 	})
-	if err != nil || len(doomed) == 0 {
-		return err
+	for round, digests := range waits {
+		if err == nil {
+			err = h.store.await(ctx, round, digests)
+		}
 	}
-	return h.store.pardon(ctx, doomed)
+	return err
 }
 
-// pardon waits for the end of a sweep that may be deleting bytes of what is held now. A
-// sweep that died before it was done has left its marks; bytes that it did not come to are
-// whole, and nobody will delete them now.
-func (s *Store) pardon(ctx context.Context, doomed []Garbage) error {
-	lock, err := s.lockFile(ctx, sweepLock, flock.Shared)
+// spareDoomed takes back that a blob which is held now was condemned: its bytes are whole, and
+// nobody will delete them. If a round is about to, that has to be waited for.
+func (s *Store) spareDoomed(c change, d image.Digest, row doomedRow, waits map[string][]image.Digest) error {
+	busy, err := s.claimed(row)
 	if err != nil {
 		return err
 	}
-	err = s.update(ctx, func(c change) error {
-		for _, g := range doomed {
-			if err := c.w.Delete(doomedKey(g.Digest)); err != nil {
+	if busy {
+		waits[row.Round] = append(waits[row.Round], d)
+		return nil
+	}
+	return c.w.Delete(doomedKey(d))
+}
+
+// await waits for the end of a round, or of its process, and takes the marks away of what is held
+// now. Bytes that the round did not come to are whole.
+func (s *Store) await(ctx context.Context, round string, digests []image.Digest) error {
+	f, err := os.Open(filepath.Join(s.holders, round))
+	if err == nil {
+		err = errors.Join(flock.Lock(ctx, f, flock.Shared), f.Close())
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.update(ctx, func(c change) error {
+		for _, d := range digests {
+			if err := c.pardon(d, func(of string) bool { return of == round }); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return errors.Join(err, lock.Close())
+}
+
+// eachDoomed calls f for what is condemned.
+func (c change) eachDoomed(f func(image.Digest, doomedRow) error) error {
+	rows := map[image.Digest]doomedRow{}
+	for e, err := range c.Scan([]byte(doomedRows)) {
+		if err != nil {
+			return err
+		}
+		d, err := lastDigest(e.Key, []byte(doomedRows))
+		if err != nil {
+			return err
+		}
+		var row doomedRow
+		if err := decode(e.Key, e.Value, &row); err != nil {
+			return err
+		}
+		rows[d] = row
+	}
+	for d, row := range rows {
+		if err := f(d, row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Release ends the hold. Ending it again does nothing.

@@ -1,7 +1,6 @@
 package metadata
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,38 +135,19 @@ func (s *Store) RemoveImages(ctx context.Context, ns string, names ...string) (m
 
 // dropImage removes a name, also one whose record is damaged.
 func (c change) dropImage(ns, name string) error {
+	k := key(imageRows, ns, name)
 	row, err := c.image(ns, name)
-	targets := [][]byte{targetKey(row.Target.Digest, ns, name)}
-	if errdefs.IsDataLoss(err) {
-		targets, err = c.targetsOf(ns, name)
+	switch {
+	case errdefs.IsDataLoss(err):
+		err = c.dropDamaged(k)
+	case err == nil:
+		err = c.set(k, row, nil)
 	}
 	if err != nil {
 		return err
 	}
-	for _, t := range targets {
-		if err := c.w.Delete(t); err != nil {
-			return err
-		}
-	}
 	c.names.taken(ns, name, time.Now().UTC())
-	return c.w.Delete(key(imageRows, ns, name))
-}
-
-// targetsOf looks through all targets for those of one name.
-func (v view) targetsOf(ns, name string) (found [][]byte, err error) {
-	for e, err := range v.Scan([]byte(targetRows)) {
-		if err != nil {
-			return nil, err
-		}
-		_, inNS, inName, err := parseTargetKey(e.Key)
-		if err != nil {
-			return nil, err
-		}
-		if inNS == ns && inName == name {
-			found = append(found, bytes.Clone(e.Key))
-		}
-	}
-	return found, nil
+	return nil
 }
 
 // LabelImage sets labels of an image; an empty value removes one.

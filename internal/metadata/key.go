@@ -28,6 +28,9 @@ const (
 	goneRows      = "v/"
 	removedRows   = "r/"
 	usedRows      = "a/"
+	edgeRows      = "e/"
+	folderRows    = "f/"
+	markRows      = "g/"
 )
 
 // key joins the parts of a key behind its kind. A last part that is empty makes the prefix of
@@ -79,6 +82,19 @@ func parentKey(child, parent image.Digest) []byte {
 func targetKey(d image.Digest, ns, name string) []byte {
 	k := append(digestKey(targetRows, d), ns...)
 	return append(append(k, 0), name...)
+}
+
+// edgePrefix begins the keys of the rows that name the one under key.
+func edgePrefix(key string) []byte {
+	return append(append(append(make([]byte, 0, 2*maxDigestKey), edgeRows...), key...), 0)
+}
+
+// markKey is the key of the marks of the row under key.
+func markKey(key string) []byte { return append([]byte(markRows), key...) }
+
+// folderKey is the key by which the folder of the row under key is found.
+func folderKey(snapshotter, folder string, row []byte) []byte {
+	return append(key(folderRows, snapshotter, folder, ""), row...)
 }
 
 // An algorithm makes digests that keys may hold.

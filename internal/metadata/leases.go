@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -23,8 +24,9 @@ func (l Lease) holds(digests map[image.Digest]bool) bool {
 	return l.All || slices.ContainsFunc(l.Digests, func(d image.Digest) bool { return digests[d] })
 }
 
-// CreateLease makes a lease that keeps lease.Digests, and all below them, until it expires or is
-// deleted. Without an ID it gets a random one. Errors: [errdefs.ErrAlreadyExists].
+// CreateLease makes a lease that keeps lease.Digests and lease.Snapshots, and all below them, until
+// it expires or is deleted. Labels as containerd has them say when (gc.expire), and that it keeps
+// nothing below (gc.flat). Without an ID it gets a random one. Errors: [errdefs.ErrAlreadyExists].
 func (s *Store) CreateLease(ctx context.Context, ns string, lease Lease) (Lease, error) {
 	if lease.ID == "" {
 		lease.ID = rand.Text()
@@ -40,6 +42,11 @@ func (s *Store) CreateLease(ctx context.Context, ns string, lease Lease) (Lease,
 	}
 	if err := checkDigests(lease.Digests...); err != nil {
 		return Lease{}, err
+	}
+	for _, ref := range lease.Snapshots {
+		if err := errors.Join(checkIdentifier("snapshotter", ref.Snapshotter), checkSnapshotKey(ref.Key)); err != nil {
+			return Lease{}, err
+		}
 	}
 	lease.CreatedAt, lease.Holder, lease.All = time.Now().UTC(), "", false
 	err := s.update(ctx, func(c change) error {
@@ -107,7 +114,7 @@ func (s *Store) leases(v view) (live, dead []liveLease, err error) {
 			return nil, nil, err
 		}
 		l.namespace, _ = cut(e.Key, prefix)
-		alive := l.ExpiresAt.IsZero() || now.Before(l.ExpiresAt)
+		alive := (l.ExpiresAt.IsZero() || now.Before(l.ExpiresAt)) && !marks(l.Labels).expired(now)
 		if alive && l.Holder != "" {
 			if alive, err = s.alive(l.Holder); err != nil {
 				return nil, nil, err

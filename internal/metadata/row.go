@@ -37,7 +37,7 @@ func encode(row any) ([]byte, error) {
 	return json.Marshal(row)
 }
 
-// A blobRow says of a blob whose bytes are here, or are doomed, how many they are.
+// A blobRow says of a blob whose bytes are here how many they are.
 type blobRow struct{ Size int64 }
 
 // AppendBinary writes the size.
@@ -49,6 +49,25 @@ func (row blobRow) AppendBinary(b []byte) ([]byte, error) {
 func (row *blobRow) UnmarshalBinary(b []byte) error {
 	p := parts{b: b}
 	row.Size = p.size()
+	return p.end()
+}
+
+// A doomedRow is a blob whose bytes are not believed: they are being deleted, or are to be.
+type doomedRow struct {
+	Size  int64
+	Round string // the lock file of the round that deletes them; empty: none has begun
+}
+
+// AppendBinary writes the size, and the round if there is one.
+func (row doomedRow) AppendBinary(b []byte) ([]byte, error) {
+	return append(binary.AppendUvarint(b, uint64(row.Size)), row.Round...), nil
+}
+
+// UnmarshalBinary is the inverse of AppendBinary.
+func (row *doomedRow) UnmarshalBinary(b []byte) error {
+	p := parts{b: b}
+	row.Size = p.size()
+	row.Round = string(p.rest())
 	return p.end()
 }
 

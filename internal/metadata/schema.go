@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,8 +14,43 @@ import (
 // A migration changes the rows of one version into those of the next.
 type migration func(kv.Writer) error
 
-// migrations lists them; the first leads from version 1 to 2. There is only version 1 so far.
-func migrations() []migration { return nil }
+// migrations lists them; the first leads from version 1 to 2.
+func migrations() []migration { return []migration{addIndexes} }
+
+// addIndexes writes the index rows that version 2 has. Rows that are damaged get none.
+func addIndexes(w kv.Writer) error {
+	var list []kv.Entry
+	for kind, decoded := range map[string]func(key, value []byte) (indexed, error){
+		imageRows:    decodeIndexed[imageRow],
+		knownRows:    decodeIndexed[knownRow],
+		snapshotRows: decodeIndexed[Snapshot],
+		layerRows:    decodeIndexed[UnpackedLayer],
+	} {
+		for e, err := range w.Scan([]byte(kind)) {
+			if err != nil && e.Key == nil {
+				return err
+			}
+			if err != nil {
+				continue
+			}
+			if row, err := decoded(e.Key, e.Value); err == nil {
+				list = append(list, row.index(bytes.Clone(e.Key))...)
+			}
+		}
+	}
+	for _, e := range list {
+		if err := w.Put(e.Key, e.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func decodeIndexed[R indexed](key, value []byte) (indexed, error) {
+	var row R
+	err := decode(key, value, &row)
+	return row, err
+}
 
 var versionKey = []byte("version")
 

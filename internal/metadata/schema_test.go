@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/image"
@@ -92,20 +93,34 @@ func fill(t *testing.T, db kv.DB) {
 		},
 		Images: []PutImage{{Name: "docker.io/library/alpine:latest", Target: sample("index", 5), Labels: map[string]string{"image": "label"}}},
 	})
+	bottom := Snapshot{Key: "bottom", Kind: Committed, Folder: "f0", DiffID: layer.Digest}
+	top := Snapshot{Key: "top", Kind: Committed, Parent: "bottom", Folder: "f1", DiffID: layer.Digest, Manifests: []image.Digest{sample("manifest", 0).Digest}}
+	_, unpackErr := s.Apply(ctx, "default", Batch{
+		Blobs: []Blob{{Digest: sample("labelled", 0).Digest, Size: 60, Labels: map[string]string{brefLabel + "image": "docker.io/library/alpine:latest"}}},
+		Unpacked: []Unpacked{{
+			Snapshotter: "overlay", Snapshots: []Snapshot{bottom, top}, Layers: []UnpackedLayer{{DiffID: layer.Digest, Folder: "f0"}},
+		}},
+	})
 	_, leaseErr := s.CreateLease(ctx, "other", Lease{ID: "keep", Digests: []image.Digest{layer.Digest}, ExpiresAt: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)})
-	if err := errors.Join(err, leaseErr, s.RemoveBlob(ctx, "default", sample("removed", 0).Digest, false)); err != nil {
+	if err := errors.Join(err, unpackErr, leaseErr, s.RemoveBlob(ctx, "default", sample("removed", 0).Digest, false)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Every later version opens what version 1 wrote.
-func TestVersion1(t *testing.T) {
+// Every later version opens what version 1 wrote, and makes of it what it writes itself.
+func TestVersions(t *testing.T) {
 	if *update {
 		db := mem.New()
 		fill(t, db)
-		dump(t, db, "v1.txt")
+		dump(t, db, fmt.Sprintf("v%d.txt", len(migrations())+1))
 	}
-	s, ctx := New(load(t, "v1.txt"), t.TempDir()), t.Context()
+	for _, name := range []string{"v1.txt", "v2.txt"} {
+		t.Run(name, func(t *testing.T) { readVersion(t, load(t, name)) })
+	}
+}
+
+func readVersion(t *testing.T, db kv.DB) {
+	s, ctx := New(db, t.TempDir()), t.Context()
 	img, err := s.Image(ctx, "default", "docker.io/library/alpine:latest")
 	if err != nil {
 		t.Fatal(err)
@@ -128,11 +143,60 @@ func TestVersion1(t *testing.T) {
 	if leases, err := s.Leases(ctx, "other"); err != nil || len(leases) != 1 || len(leases[0].Digests) != 1 {
 		t.Errorf("leases: got %+v, %v", leases, err)
 	}
-	if list, err := s.Garbage(ctx, nil); err != nil || len(list) != 1 || list[0] != (Garbage{sample("removed", 0).Digest, 50}) {
-		t.Errorf("garbage: got %+v, %v", list, err)
+	if f, err := s.Garbage(ctx, nil); err != nil || len(f.Blobs) != 1 || f.Blobs[0] != (Garbage{sample("removed", 0).Digest, 50}) {
+		t.Errorf("garbage: got %+v, %v", f, err)
+	}
+	wantIndexed(t, db)
+	for what, subject := range map[string]Subject{
+		"a blob with a label":       {Digest: sample("labelled", 0).Digest},
+		"what another stands on":    {Snapshotter: "overlay", Key: "bottom"},
+		"what a manifest says":      {Digest: sample("config", 0).Digest},
+		"an image without a label":  {Image: "docker.io/library/alpine:latest"},
+		"what a manifest was up to": {Snapshotter: "overlay", Key: "top"},
+	} {
+		if needed, err := s.Needed(ctx, "default", subject); err != nil || !needed {
+			t.Errorf("%s: needed %t, %v", what, needed, err)
+		}
 	}
 	if _, err := s.Apply(ctx, "default", Batch{Blobs: []Blob{{Digest: sample("new", 0).Digest, Size: 1}}}); err != nil {
 		t.Errorf("apply: %v", err)
+	}
+	wantIndexed(t, db)
+}
+
+// wantIndexed checks that the index rows of a database are those that follow from its rows.
+func wantIndexed(t *testing.T, db kv.DB) {
+	t.Helper()
+	want, got := map[string]string{}, map[string]string{}
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(db.View(t.Context(), func(r kv.Reader) error {
+		for e, err := range r.Scan(nil) {
+			must(err)
+			decoded := map[string]func(key, value []byte) (indexed, error){
+				imageRows: decodeIndexed[imageRow], knownRows: decodeIndexed[knownRow], snapshotRows: decodeIndexed[Snapshot],
+				layerRows: decodeIndexed[UnpackedLayer], documentRows: decodeIndexed[documentRow],
+			}[string(e.Key[:len(imageRows)])]
+			if decoded == nil {
+				switch kind := string(e.Key[:len(imageRows)]); kind {
+				case edgeRows, folderRows, markRows, targetRows, parentRows, lazyRows:
+					got[string(e.Key)] = string(e.Value)
+				}
+				continue
+			}
+			row, err := decoded(e.Key, e.Value)
+			must(err)
+			for _, i := range row.index(e.Key) {
+				want[string(i.Key)] = string(i.Value)
+			}
+		}
+		return nil
+	}))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("index rows (-want +got):\n%s", diff)
 	}
 }
 
@@ -166,7 +230,7 @@ func TestMigration(t *testing.T) {
 				"read":  old.view(t.Context(), func(view) error { return nil }),
 				"write": old.update(t.Context(), func(change) error { return nil }),
 			} {
-				want := "the database is of version 3, and this program knows versions up to 1: failed precondition"
+				want := "the database is of version 3, and this program knows versions up to 2: failed precondition"
 				if !errdefs.IsFailedPrecondition(err) || err.Error() != want {
 					t.Errorf("%s by an old program: got %v, want %s", name, err, want)
 				}

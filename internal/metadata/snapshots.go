@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/layer"
 )
 
@@ -269,12 +270,7 @@ func (c change) addSnapshot(ns, snapshotter string, row Snapshot, now time.Time)
 		}
 	}
 	row.CreatedAt, row.UpdatedAt = now, now
-	if row.Lazy {
-		if err := c.w.Put(lazyKey(row.Blob, ns, snapshotter, row.Key), nil); err != nil {
-			return err
-		}
-	}
-	return c.put(k, row)
+	return c.set(k, nil, row)
 }
 
 // lazyKey is the key of a lazy snapshot by its blob.
@@ -293,10 +289,7 @@ func (v view) lazy(blob image.Digest) (bool, error) {
 // deleteSnapshot removes a row. The blobs that it stood for are missing now from images that need
 // them.
 func (c change) deleteSnapshot(ns, snapshotter string, row Snapshot) error {
-	if err := c.w.Delete(snapshotKey(ns, snapshotter, row.Key)); err != nil || !row.Lazy {
-		return err
-	}
-	if err := c.w.Delete(lazyKey(row.Blob, ns, snapshotter, row.Key)); err != nil {
+	if err := c.set(snapshotKey(ns, snapshotter, row.Key), row, nil); err != nil || !row.Lazy {
 		return err
 	}
 	return c.recompute(nil, row.Blob)
@@ -314,7 +307,7 @@ func (s *Store) CommitSnapshot(ctx context.Context, ns, snapshotter, name, key s
 		if row.Kind != Active {
 			return fmt.Errorf("snapshot %s is %s, not active: %w", key, row.Kind, errdefs.ErrFailedPrecondition)
 		}
-		if err := c.w.Delete(snapshotKey(ns, snapshotter, key)); err != nil {
+		if err := c.set(snapshotKey(ns, snapshotter, key), row, nil); err != nil {
 			return err
 		}
 		row.Key, row.Kind = name, Committed
@@ -339,8 +332,9 @@ func (s *Store) LabelSnapshot(ctx context.Context, ns, snapshotter, key string, 
 		if maps.Equal(labels, row.Labels) {
 			return nil
 		}
+		old := row
 		row.Labels, row.UpdatedAt = labels, time.Now().UTC()
-		return c.put(snapshotKey(ns, snapshotter, key), row)
+		return c.set(snapshotKey(ns, snapshotter, key), old, row)
 	})
 	return row, err
 }
@@ -350,21 +344,22 @@ func (s *Store) LabelSnapshot(ctx context.Context, ns, snapshotter, key string, 
 // [errdefs.ErrNotFound]; [errdefs.ErrFailedPrecondition] while another stands on it.
 func (s *Store) RemoveSnapshot(ctx context.Context, ns, snapshotter, key string) (row Snapshot, err error) {
 	err = s.update(ctx, func(c change) error {
+		k := snapshotKey(ns, snapshotter, key)
 		row, err = c.snapshot(ns, snapshotter, key)
-		if errdefs.IsDataLoss(err) {
-			row, err = Snapshot{Key: key, Damaged: true}, nil
+		damaged := errdefs.IsDataLoss(err)
+		if err != nil && !damaged {
+			return err
 		}
+		above, err := c.standing(string(k))
 		if err != nil {
 			return err
 		}
-		list, err := c.snapshots(ns, snapshotter)
-		if err != nil {
-			return err
+		if len(above) > 0 {
+			return fmt.Errorf("snapshot %s stands on it: %w", last([]byte(above[0]), snapshotKey(ns, snapshotter, "")), errdefs.ErrFailedPrecondition)
 		}
-		for _, other := range list {
-			if other.Parent == key {
-				return fmt.Errorf("snapshot %s stands on it: %w", other.Key, errdefs.ErrFailedPrecondition)
-			}
+		if damaged {
+			row = Snapshot{Key: key, Damaged: true}
+			return c.dropDamaged(k)
 		}
 		if err := c.deleteSnapshot(ns, snapshotter, row); err != nil {
 			return err
@@ -373,9 +368,25 @@ func (s *Store) RemoveSnapshot(ctx context.Context, ns, snapshotter, key string)
 		if err != nil {
 			return err
 		}
-		return c.dropLayers(snapshotter, held(live))
+		_, err = c.freeFolder(snapshotter, row.Folder, held(live))
+		return err
 	})
 	return row, err
+}
+
+// standing lists the keys of the rows of the snapshots whose parent has the row under key.
+func (v view) standing(key string) (list []string, err error) {
+	prefix := edgePrefix(key)
+	for e, err := range v.Scan(prefix) {
+		if err != nil && e.Key == nil {
+			return nil, err
+		}
+		// One that is damaged may be that of a child.
+		if err != nil || len(e.Value) != 1 || edgeRow(e.Value[0])&standsOn != 0 {
+			list = append(list, last(e.Key, prefix))
+		}
+	}
+	return list, nil
 }
 
 // UnpackedLayer finds the folder of a layer that can be shared. Errors: [errdefs.ErrNotFound].
@@ -384,77 +395,78 @@ func (s *Store) UnpackedLayer(ctx context.Context, snapshotter string, diffID im
 	return l, err
 }
 
-// SnapshotFolders lists the folders of a snapshotter that rows of any namespace name. Errors:
-// [errdefs.ErrDataLoss] when a row is damaged: nobody knows then which folder it names.
-func (s *Store) SnapshotFolders(ctx context.Context, snapshotter string) (folders map[string]bool, err error) {
-	err = s.view(ctx, func(v view) error {
-		folders, err = v.folders(snapshotter)
-		if err != nil {
-			return err
-		}
-		for e, err := range v.Scan(key(layerRows, snapshotter, "")) {
+// SnapshotFolders tells which folders of a snapshotter rows of any namespace name: of these, or,
+// if none are given, of all. Each is looked at at some moment, and not all at the same.
+func (s *Store) SnapshotFolders(ctx context.Context, snapshotter string, folders ...string) (named map[string]bool, err error) {
+	named = map[string]bool{}
+	iv, prefix := s.inventory(), key(folderRows, snapshotter, "")
+	if len(folders) == 0 {
+		err := iv.scan(ctx, string(prefix), func(_ *look, e kv.Entry) error {
+			folder, _ := cut(e.Key, prefix)
+			named[folder] = true
+			return nil
+		})
+		return named, err
+	}
+	err = iv.looks(ctx, func(l *look) (bool, error) {
+		for ; len(folders) > 0; folders = folders[1:] {
+			if l.over() {
+				return false, nil
+			}
+			rows, err := l.folderRows(snapshotter, folders[0])
 			if err != nil {
-				return err
+				return false, err
 			}
-			var l UnpackedLayer
-			if err := decode(e.Key, e.Value, &l); err != nil {
-				return err
+			if len(rows) > 0 {
+				named[folders[0]] = true
 			}
-			folders[l.Folder] = true
 		}
-		return nil
+		return true, nil
 	})
-	return folders, err
+	return named, err
 }
 
-// folders lists those that snapshots name.
-func (v view) folders(snapshotter string) (map[string]bool, error) {
-	folders := map[string]bool{}
-	for e, err := range v.Scan([]byte(snapshotRows)) {
-		if err != nil {
+// folderRows lists the keys of the rows that name a folder.
+func (v view) folderRows(snapshotter, folder string) (rows []string, err error) {
+	prefix := folderKey(snapshotter, folder, nil)
+	for e, err := range v.Scan(prefix) {
+		if err != nil && e.Key == nil {
 			return nil, err
 		}
-		_, rest := cut(e.Key, []byte(snapshotRows))
-		if name, _ := cut([]byte(rest), nil); name != snapshotter {
-			continue
-		}
-		var row Snapshot
-		if err := decode(e.Key, e.Value, &row); err != nil {
-			return nil, err
-		}
-		folders[row.Folder] = true
+		rows = append(rows, last(e.Key, prefix))
 	}
-	return folders, nil
+	return rows, nil
 }
 
-// dropLayers removes the rows of layers whose folder no snapshot has, and that nobody holds.
-func (c change) dropLayers(snapshotter string, held func(image.Digest) bool) error {
-	folders, err := c.folders(snapshotter)
-	if errdefs.IsDataLoss(err) {
-		return nil // a damaged row may name any of them
+// freeFolder removes the row of the layer that can be shared from a folder that no snapshot has
+// any more, unless somebody holds that layer. It tells whether no row names the folder now.
+func (c change) freeFolder(snapshotter, folder string, held func(image.Digest) bool) (free bool, err error) {
+	if folder == "" {
+		return false, nil
 	}
-	if err != nil {
-		return err
+	rows, err := c.folderRows(snapshotter, folder)
+	if err != nil || len(rows) == 0 {
+		return err == nil, err
 	}
-	var gone [][]byte
-	for e, err := range c.Scan(key(layerRows, snapshotter, "")) {
-		if err != nil {
-			return err
+	for _, k := range rows {
+		if !strings.HasPrefix(k, layerRows) {
+			return false, nil
 		}
 		var l UnpackedLayer
-		if err := decode(e.Key, e.Value, &l); err != nil {
-			return err
+		err := c.get([]byte(k), &l)
+		switch {
+		case err == nil && held(l.DiffID):
+			return false, nil
+		case err == nil:
+			err = c.set([]byte(k), l, nil)
+		case errdefs.IsDataLoss(err):
+			err = c.dropDamaged([]byte(k))
 		}
-		if !folders[l.Folder] && !held(l.DiffID) {
-			gone = append(gone, e.Key)
+		if err != nil {
+			return false, err
 		}
 	}
-	for _, k := range gone {
-		if err := c.w.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	return true, nil
 }
 
 // addUnpacked writes what was unpacked. A snapshot that is there already, because another process
@@ -471,35 +483,45 @@ func (c change) addUnpacked(ns string, u Unpacked, now time.Time) error {
 		case err != nil:
 			return err
 		}
+		is := old
 		changed := row.Mends != "" && old.Folder == row.Mends
 		if changed {
-			old.Folder, old.DiffID, old.Lazy = row.Folder, row.DiffID, row.Lazy
-			old.Size, old.Inodes, old.Losses = row.Size, row.Inodes, row.Losses
-			old.CreatedAt = now // its folder is no older
+			is.Folder, is.DiffID, is.Lazy = row.Folder, row.DiffID, row.Lazy
+			is.Size, is.Inodes, is.Losses = row.Size, row.Inodes, row.Losses
+			is.CreatedAt = now // its folder is no older
 		}
 		for _, m := range row.Manifests {
-			if !slices.Contains(old.Manifests, m) {
-				old.Manifests, changed = append(old.Manifests, m), true
+			if !slices.Contains(is.Manifests, m) {
+				is.Manifests, changed = append(slices.Clip(is.Manifests), m), true
 			}
 		}
 		if changed {
-			old.UpdatedAt = now
-			if err := c.put(snapshotKey(ns, u.Snapshotter, row.Key), old); err != nil {
+			is.UpdatedAt = now
+			if err := c.set(snapshotKey(ns, u.Snapshotter, row.Key), old, is); err != nil {
 				return err
 			}
 		}
 	}
 	for _, l := range u.Layers {
 		// Another process may have been quicker, and others use what it made.
+		var was indexed
 		var old UnpackedLayer
-		err := c.get(layerKey(u.Snapshotter, l.DiffID), &old)
-		if err == nil && old.Folder != l.Mends {
+		k := layerKey(u.Snapshotter, l.DiffID)
+		err := c.get(k, &old)
+		switch {
+		case err == nil && old.Folder != l.Mends:
 			continue
+		case err == nil:
+			was = old
+		case errdefs.IsDataLoss(err):
+			err = c.dropDamaged(k)
+		case errdefs.IsNotFound(err):
+			err = nil
 		}
-		if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
+		if err != nil {
 			return err
 		}
-		if err := c.put(layerKey(u.Snapshotter, l.DiffID), l); err != nil {
+		if err := c.set(k, was, l); err != nil {
 			return err
 		}
 	}

@@ -652,14 +652,14 @@ func TestHoldAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	stray := []metadata.Garbage{{Digest: desc("stray").Digest, Size: 10}}
-	if list, err := s.Garbage(ctx, stray); err != nil || len(list) != 0 {
-		t.Errorf("garbage: got %v, %v, want none", list, err)
+	if f, err := s.Garbage(ctx, stray); err != nil || len(f.Blobs) != 0 {
+		t.Errorf("garbage: got %v, %v, want none", f, err)
 	}
 	if err := s.RemoveBlob(ctx, ns, desc("b").Digest, true); !errdefs.IsUnavailable(err) {
 		t.Errorf("remove: got %v, want unavailable", err)
 	}
 	apply(t, s, ns, metadata.Batch{Blobs: blobs("a"), Release: hold})
-	if list, err := s.Garbage(ctx, stray); err != nil || len(list) != 3 {
-		t.Errorf("garbage afterwards: got %v, %v, want all", list, err)
+	if f, err := s.Garbage(ctx, stray); err != nil || len(f.Blobs) != 3 {
+		t.Errorf("garbage afterwards: got %v, %v, want all", f, err)
 	}
 }

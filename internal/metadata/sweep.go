@@ -2,14 +2,21 @@ package metadata
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
 )
 
 // Garbage is a blob that nothing needs.
@@ -18,400 +25,474 @@ type Garbage struct {
 	Size   int64        `json:"size"` // bytes
 }
 
-// Garbage lists what [Sweep.Doom] would condemn.
-func (s *Store) Garbage(ctx context.Context, strays []Garbage) (list []Garbage, err error) {
-	err = s.view(ctx, func(v view) error {
-		live, _, err := s.leases(v)
-		if err != nil {
-			return err
-		}
-		m, err := v.mark(live)
-		if err != nil {
-			return err
-		}
-		list, err = v.garbage(m, strays)
-		return err
-	})
-	return list, err
+// The bounds of a round's transaction, in which nobody else can read or write. It ends with the
+// candidate that reaches one of them.
+const (
+	roundRows = 600                  // that are written or removed
+	roundTime = 5 * time.Millisecond // spent with candidates, before what was written is stored
+)
+
+// Garbage finds what a collection of everything would take away now, with those of strays, blobs
+// found in the content store, that no row knows.
+func (s *Store) Garbage(ctx context.Context, strays []Garbage) (Found, error) {
+	w := s.NewSweep()
+	if err := errors.Join(w.Everything(ctx), w.Strays(ctx, strays)); err != nil {
+		return Found{}, err
+	}
+	return w.Found(ctx)
 }
 
-// A Sweep is the right to delete bytes, which one collector has at a time.
+// A Sweep is one run of a collector; there may be several at once.
 //
-// First [Sweep.Doom] condemns, in one transaction, all that nothing needs: its rows go, and a
-// mark says that its bytes are not to be believed. Then its bytes are deleted, outside of any
-// transaction. Then [Sweep.Forget] removes the marks. Who wants to keep a digest holds it. A
-// hold made before Doom is seen by it; one made later sees the mark, and waits for the sweep's
-// end. So no bytes are deleted that somebody counts on.
+// First it takes stock, in short transactions in which it only reads: of everything, or of what is
+// below some blobs. Then come rounds. Each condemns in one transaction, which is bounded, some of
+// what was found, if it finds again that nothing needs it: its rows go, and the mark of a blob
+// says that its bytes are not to be believed. Then the bytes, and the folders, are deleted outside
+// of any transaction. The next round, or the end, removes the marks.
+//
+// Who wants to keep a digest holds it. A hold made before the round's transaction is seen by it;
+// one made later sees the mark, and waits for the round's end. So nothing is deleted that somebody
+// counts on, and nobody waits for longer than a round.
 type Sweep struct {
-	store *Store
-	lock  *os.File
+	store   *Store
+	list    *inventory
+	strays  map[candidate]int64 // the bytes of those that no row knows
+	waiting map[node]bool       // snapshots that others stood on when it was their turn
+	stale   []doomedMark
 }
 
-// BeginSweep takes the right to sweep, and waits while another collector has it. The caller
-// ends it.
-func (s *Store) BeginSweep(ctx context.Context) (*Sweep, error) {
-	lock, err := s.lockFile(ctx, sweepLock, flock.Exclusive)
-	if err != nil {
-		return nil, err
-	}
-	return &Sweep{s, lock}, nil
+// roundsLock is the name of the lock file that rounds share, among those of the holders.
+const roundsLock = "gc.lock"
+
+// BlockRounds waits for the rounds of all collections, and lets none begin until what it returns is
+// closed.
+func (s *Store) BlockRounds(ctx context.Context) (io.Closer, error) {
+	return s.lockFile(ctx, roundsLock, flock.Exclusive)
 }
 
-// End gives up the right to sweep.
-func (w *Sweep) End() error { return w.lock.Close() }
+type doomedMark struct {
+	digest image.Digest
+	round  string
+}
 
-// Doom condemns the blobs that no image, lease, hold or kept document reaches, and removes the
-// snapshots of images that are gone. It returns the blobs,
-// those that [Store.RemoveBlob] or a sweep that died condemned before, and those of strays that
-// no row knows: blobs that were found in the content store.
-func (w *Sweep) Doom(ctx context.Context, strays []Garbage) (doomed []Garbage, err error) {
-	err = w.store.update(ctx, func(c change) error {
-		live, err := w.store.dropDead(c)
-		if err != nil {
-			return err
-		}
-		m, err := c.mark(live)
-		if err != nil {
-			return err
-		}
-		if doomed, err = c.garbage(m, strays); err != nil {
-			return err
-		}
-		for _, g := range doomed {
-			if err := c.doom(g); err != nil {
-				return err
+// NewSweep begins one, which has found nothing yet.
+func (s *Store) NewSweep() *Sweep {
+	return &Sweep{store: s, list: s.inventory(), strays: map[candidate]int64{}, waiting: map[node]bool{}}
+}
+
+// Everything takes stock of all that no image, lease or running operation needs, and of what is
+// condemned already.
+func (w *Sweep) Everything(ctx context.Context) error { return w.list.everything(ctx) }
+
+// Below takes stock of what nothing needs of digests, of what they keep, in whatever namespace,
+// and of what is condemned already.
+func (w *Sweep) Below(ctx context.Context, digests ...image.Digest) error {
+	nodes, err := w.store.blobNodes(ctx, digests)
+	return errors.Join(err, w.list.doomed(ctx), w.list.below(ctx, nodes...))
+}
+
+// Doomed takes stock of what is condemned already, and nobody is about to delete.
+func (w *Sweep) Doomed(ctx context.Context) error { return w.list.doomed(ctx) }
+
+// Strays adds those of blobs found in the content store that no row knows and nothing needs.
+func (w *Sweep) Strays(ctx context.Context, list []Garbage) error {
+	return w.list.looks(ctx, func(l *look) (bool, error) {
+		for ; len(list) > 0; list = list[1:] {
+			if l.over() {
+				return false, nil
+			}
+			g := list[0]
+			known, err := l.hasBytes(g.Digest)
+			if err != nil {
+				return false, err
+			}
+			key := blobKey(g.Digest)
+			_, none, err := l.spare(string(key[len(blobRows):]), l.spaces)
+			if err != nil {
+				return false, err
+			}
+			if none && !known {
+				w.strays[string(key)] = g.Size
+				w.list.add(string(key))
 			}
 		}
-		if err := c.dropUnreached(m); err != nil {
-			return err
-		}
-		return c.dropSnapshots(m)
+		return true, nil
 	})
+}
+
+// hasBytes tells whether a row says that the bytes of a blob are here, or doomed.
+func (v view) hasBytes(d image.Digest) (bool, error) {
+	here, err := v.has(blobKey(d))
+	if err != nil || here {
+		return here, err
+	}
+	return v.has(doomedKey(d))
+}
+
+// Found lists what the rounds would take away.
+func (w *Sweep) Found(ctx context.Context) (Found, error) {
+	f, err := w.list.found(ctx)
+	for _, c := range w.list.list {
+		if size, ok := w.strays[c]; ok {
+			d, err := lastDigest([]byte(c), []byte(blobRows))
+			if err != nil {
+				return f, err
+			}
+			f.Blobs = append(f.Blobs, Garbage{d, size})
+		}
+	}
+	return f, err
+}
+
+// A Round is what one transaction condemned. Its rows are gone; the caller deletes the bytes of
+// the blobs, and the folders, and ends it.
+type Round struct {
+	Found
+	Folders []Folder // that no row names any more
+
+	sweep  *Sweep
+	name   string
+	lock   *os.File // that holders wait for
+	shared *os.File // that of roundsLock
+}
+
+// A Folder is one of a snapshotter.
+type Folder struct{ Snapshotter, Name string }
+
+// Round condemns some of what was found. After the last it returns nil.
+func (w *Sweep) Round(ctx context.Context) (*Round, error) {
+	if len(w.list.list) == 0 {
+		return nil, nil
+	}
+	shared, err := w.store.lockFile(ctx, roundsLock, flock.Shared)
 	if err != nil {
 		return nil, err
 	}
-	return doomed, w.store.removeStrayHolders()
-}
-
-// Doomed lists what is condemned already, and is not held.
-func (w *Sweep) Doomed(ctx context.Context) (list []Garbage, err error) {
-	err = w.store.view(ctx, func(v view) error {
-		live, _, err := w.store.leases(v)
-		if err != nil {
-			return err
-		}
-		isHeld := held(live)
-		list, err = v.doomed(func(d image.Digest) bool { return !isHeld(d) })
+	r := &Round{sweep: w, name: rand.Text(), shared: shared}
+	if r.lock, err = w.store.lockFile(ctx, r.name, flock.Exclusive); err != nil {
+		return nil, errors.Join(err, w.store.removeHolder(r.name), shared.Close())
+	}
+	var rest []candidate
+	err = w.store.update(ctx, func(c change) error {
+		rest, err = r.condemn(c)
 		return err
 	})
-	return list, err
+	if err != nil {
+		return nil, errors.Join(err, r.End())
+	}
+	w.stale, w.list.list = nil, rest
+	return r, nil
 }
 
-// Forget removes the marks of digests whose bytes have been deleted.
-func (w *Sweep) Forget(ctx context.Context, digests ...image.Digest) error {
-	return w.store.update(ctx, func(c change) error {
-		for _, d := range digests {
-			if err := c.w.Delete(doomedKey(d)); err != nil {
-				return err
-			}
-		}
+// Deleted notes that the bytes of a blob are gone.
+func (r *Round) Deleted(d image.Digest) { r.sweep.stale = append(r.sweep.stale, doomedMark{d, r.name}) }
+
+// End lets those go on who wait for the round.
+func (r *Round) End() error {
+	return errors.Join(r.sweep.store.removeHolder(r.name), r.lock.Close(), r.shared.Close())
+}
+
+// End removes the last marks.
+func (w *Sweep) End(ctx context.Context) error {
+	if len(w.stale) == 0 {
 		return nil
-	})
+	}
+	err := w.store.update(ctx, func(c change) error { return c.forget(w.stale) })
+	w.stale = nil
+	return err
 }
 
-// A mark is what is kept.
-type mark struct {
-	reached map[image.Digest]bool
-	in      map[string]map[image.Digest]bool // by namespace
-	held    func(image.Digest) bool          // by running operations themselves
+// forget removes the marks of bytes that are gone, unless they are no longer those of the round
+// that deleted them.
+func (c change) forget(list []doomedMark) error {
+	for _, m := range list {
+		if err := c.pardon(m.digest, func(round string) bool { return round == m.round }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// keeps tells whether a blob and its document stay.
-func (m mark) keeps(d image.Digest) bool { return m.reached[d] || m.held(d) }
-
-// held tells what running operations hold themselves.
-func held(leases []liveLease) func(image.Digest) bool {
-	digests, all := map[image.Digest]bool{}, false
-	for _, l := range leases {
-		if l.Holder == "" {
-			continue
-		}
-		all = all || l.All
-		for _, d := range l.Digests {
-			digests[d] = true
-		}
+// pardon removes the mark of a digest if it is one of these rounds.
+func (c change) pardon(d image.Digest, of func(round string) bool) error {
+	var row doomedRow
+	err := c.get(doomedKey(d), &row)
+	switch {
+	case errdefs.IsNotFound(err) || err == nil && !of(row.Round):
+		return nil
+	case err != nil:
+		return err
 	}
-	return func(d image.Digest) bool { return all || digests[d] }
+	return c.w.Delete(doomedKey(d))
 }
 
-// mark finds what images and leases reach. Images are found by the keys of their targets, so
-// that a damaged record costs nothing.
-func (v view) mark(leases []liveLease) (mark, error) {
-	m := mark{reached: map[image.Digest]bool{}, in: map[string]map[image.Digest]bool{}, held: held(leases)}
-	roots := map[string][]image.Digest{}
-	for _, l := range leases {
-		roots[l.namespace] = append(roots[l.namespace], l.Digests...)
-	}
-	for e, err := range v.Scan([]byte(targetRows)) {
-		if err != nil {
-			return m, err
-		}
-		d, ns, _, err := parseTargetKey(e.Key)
-		if err != nil {
-			return m, err
-		}
-		roots[ns] = append(roots[ns], d)
-	}
-	for ns, digests := range roots {
-		m.in[ns] = map[image.Digest]bool{}
-		if err := v.below(m.in[ns], digests); err != nil {
-			return m, err
-		}
-		for d := range m.in[ns] {
-			m.reached[d] = true
-		}
-	}
-	return m, nil
+// A counter counts what is written.
+type counter struct {
+	kv.Writer
+	n int
 }
 
-// garbage lists what is not kept, and what is doomed already.
-func (v view) garbage(m mark, strays []Garbage) ([]Garbage, error) {
-	list, err := v.doomed(func(d image.Digest) bool { return !m.held(d) })
+func (w *counter) Put(key, value []byte) error {
+	w.n++
+	return w.Writer.Put(key, value)
+}
+
+func (w *counter) Delete(key []byte) error {
+	w.n++
+	return w.Writer.Delete(key)
+}
+
+// A judge is the transaction of a round.
+type judge struct {
+	change
+	*roots
+	looked *search
+	round  *Round
+	spaces []string
+	rest   []candidate
+}
+
+// condemn takes candidates until a bound of the transaction is reached, and returns the others.
+func (r *Round) condemn(c change) ([]candidate, error) {
+	began, w := time.Now(), &counter{Writer: c.w}
+	c.w = w
+	live, err := r.sweep.store.dropDead(c)
 	if err != nil {
 		return nil, err
 	}
-	for e, err := range v.Scan([]byte(blobRows)) {
-		if err != nil {
+	keep := rootsOf(live)
+	if err := c.forget(r.sweep.stale); err != nil {
+		return nil, err
+	}
+	j := &judge{change: c, roots: keep, looked: c.search(keep), round: r, rest: r.sweep.list.list}
+	if j.spaces, err = c.spaces(); err != nil {
+		return nil, err
+	}
+	for { // at least one, however long the rest took
+		next := j.rest[0]
+		j.rest = j.rest[1:]
+		if err := j.judge(next); err != nil {
 			return nil, err
 		}
-		d, err := lastDigest(e.Key, []byte(blobRows))
-		if err != nil {
-			return nil, err
+		if len(j.rest) == 0 || w.n >= roundRows || time.Since(began) >= roundTime {
+			return j.rest, nil
 		}
-		if m.keeps(d) {
+	}
+}
+
+func (j *judge) judge(c candidate) error {
+	switch c[:len(blobRows)] {
+	case imageRows:
+		_, err := j.unneeded(c)
+		return err
+	case snapshotRows:
+		return j.snapshot(c)
+	case layerRows:
+		return j.layer([]byte(c))
+	case doomedRows:
+		return j.claim([]byte(c))
+	default:
+		return j.blob(c)
+	}
+}
+
+// unneeded tells whether nothing needs a node. Images that would have kept it, and whose time is
+// over, go at once: they would say that it is here.
+func (j *judge) unneeded(n node) (bool, error) {
+	needed, err := j.looked.needed(n)
+	if needed || err != nil {
+		return false, err
+	}
+	for up := range j.looked.met {
+		if !strings.HasPrefix(up, imageRows) {
 			continue
 		}
-		var row blobRow
-		if err := decode(e.Key, e.Value, &row); err != nil {
-			return nil, err
+		img := imageRef(up)
+		err := j.dropImage(img.Namespace, img.Name)
+		if errdefs.IsNotFound(err) {
+			continue
 		}
-		list = append(list, Garbage{d, row.Size})
-	}
-	for _, g := range strays {
-		doomed, err := v.has(doomedKey(g.Digest))
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		_, here, err := v.size(g.Digest)
-		if err != nil {
-			return nil, err
-		}
-		if !doomed && !here && !m.keeps(g.Digest) {
-			list = append(list, g)
-		}
+		j.round.Images = append(j.round.Images, img)
 	}
-	return list, nil
+	return true, nil
 }
 
-// doomed lists what is condemned, of what is asked for.
-func (v view) doomed(asked func(image.Digest) bool) (list []Garbage, err error) {
-	for e, err := range v.Scan([]byte(doomedRows)) {
-		if err != nil {
-			return nil, err
-		}
-		d, err := lastDigest(e.Key, []byte(doomedRows))
-		if err != nil {
-			return nil, err
-		}
-		var row blobRow
-		if err := decode(e.Key, e.Value, &row); err != nil {
-			return nil, err
-		}
-		if asked(d) {
-			list = append(list, Garbage{d, row.Size})
-		}
+// snapshot removes one, after those that stand on it.
+func (j *judge) snapshot(n node) error {
+	row, err := j.knownSnapshot(n)
+	if errdefs.IsNotFound(err) {
+		return nil
 	}
-	return list, nil
+	if err != nil {
+		return ignoreDamage(err)
+	}
+	if gone, err := j.unneeded(n); !gone || err != nil {
+		return err
+	}
+	above, err := j.standing(n)
+	if err != nil {
+		return err
+	}
+	if len(above) > 0 && !j.round.sweep.waiting[n] { // the second time, they stand in a circle
+		j.round.sweep.waiting[n] = true
+		j.rest = slices.Concat(above, []candidate{n}, j.rest)
+		return nil
+	}
+	if err := j.deleteSnapshot(row.Namespace, row.Snapshotter, row.Snapshot); err != nil {
+		return err
+	}
+	j.round.Snapshots = append(j.round.Snapshots, row)
+	return j.free(row.Snapshotter, row.Folder)
 }
 
-// doom takes away the faith in the bytes of a blob.
-func (c change) doom(g Garbage) error {
+// layer removes the row of a layer that no snapshot has.
+func (j *judge) layer(key []byte) error {
+	var l UnpackedLayer
+	if err := j.get(key, &l); err != nil {
+		return ignoreDamage(err)
+	}
+	snapshotter, _ := cut(key, []byte(layerRows))
+	return j.free(snapshotter, l.Folder)
+}
+
+// free lists a folder if no row names it any more.
+func (j *judge) free(snapshotter, folder string) error {
+	free, err := j.freeFolder(snapshotter, folder, j.holdsDigest)
+	if free && err == nil {
+		j.round.Folders = append(j.round.Folders, Folder{snapshotter, folder})
+	}
+	return err
+}
+
+// claim takes over a blob that was condemned and not deleted.
+func (j *judge) claim(key []byte) error {
+	var row doomedRow
+	if err := j.get(key, &row); err != nil {
+		return ignoreDamage(err)
+	}
+	d, err := lastDigest(key, []byte(doomedRows))
+	if err != nil {
+		return err
+	}
+	if busy, err := j.round.sweep.store.claimed(row); busy || err != nil || j.holdsDigest(d) {
+		return err
+	}
+	return j.condemn(Garbage{d, row.Size})
+}
+
+// condemn marks a blob for this round.
+func (j *judge) condemn(g Garbage) error {
+	j.round.Blobs = append(j.round.Blobs, g)
+	return j.doom(g, j.round.name)
+}
+
+// blob removes what namespaces know of a blob without needing it, and if none needs it, all that
+// there is.
+func (j *judge) blob(c candidate) error {
+	short := c[len(blobRows):]
+	drop, none := []string(nil), true
+	for _, ns := range j.spaces {
+		n := knownRows + ns + "\x00" + short
+		gone, err := j.unneeded(n)
+		if err != nil {
+			return err
+		}
+		if gone {
+			drop = append(drop, n)
+		}
+		none = none && gone
+	}
+	for _, n := range drop {
+		var row knownRow
+		err := j.get([]byte(n), &row)
+		if err == nil {
+			err = j.set([]byte(n), row, nil)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	if !none || j.all || j.held[short] {
+		return nil
+	}
+	d, err := lastDigest([]byte(c), []byte(blobRows))
+	if err != nil {
+		return err
+	}
+	size, here, err := j.size(d)
+	if err != nil {
+		return err
+	}
+	if stray, ok := j.round.sweep.strays[c]; ok && !here {
+		doomed, err := j.has(doomedKey(d))
+		if err != nil {
+			return err
+		}
+		size, here = stray, !doomed
+	}
+	if here {
+		if err := j.condemn(Garbage{d, size}); err != nil {
+			return err
+		}
+	}
+	if _, gone, err := j.gone(d); err != nil && !unread(err) {
+		return err
+	} else if gone || err != nil {
+		if err := j.w.Delete(goneKey(d)); err != nil {
+			return err
+		}
+	}
+	doc, err := j.readDocument(d)
+	if doc == nil || err != nil {
+		return err
+	}
+	delete(j.documents, d)
+	return j.set(documentKey(d), documentRow{Size: doc.Size, Document: doc.Document}, nil)
+}
+
+// ignoreDamage leaves what is damaged, or gone meanwhile, as it is.
+func ignoreDamage(err error) error {
+	if unread(err) {
+		return nil
+	}
+	return err
+}
+
+// doom takes away the faith in the bytes of a blob, which a round is to delete.
+func (c change) doom(g Garbage, round string) error {
 	c.sizes[g.Digest] = -1
 	if err := c.w.Delete(blobKey(g.Digest)); err != nil {
 		return err
 	}
-	return c.put(doomedKey(g.Digest), blobRow{g.Size})
+	return c.put(doomedKey(g.Digest), doomedRow{g.Size, round})
 }
 
-// dropUnreached removes the documents that are not kept, with their edges, and what namespaces
-// know without keeping it.
-func (c change) dropUnreached(m mark) error {
-	var gone [][]byte
-	for e, err := range c.Scan([]byte(documentRows)) {
-		if err != nil {
-			return err
-		}
-		d, err := lastDigest(e.Key, []byte(documentRows))
-		if err != nil {
-			return err
-		}
-		if m.keeps(d) {
-			continue
-		}
-		doc, err := c.readDocument(d)
-		if err != nil {
-			return err
-		}
-		gone = append(gone, documentKey(d))
-		for _, edge := range edges(doc) {
-			gone = append(gone, parentKey(edge.child, d))
-		}
+// claimed tells whether a round is about to delete the bytes of a blob.
+func (s *Store) claimed(row doomedRow) (bool, error) {
+	if row.Round == "" {
+		return false, nil
 	}
-	for e, err := range c.Scan([]byte(knownRows)) {
-		if err != nil {
-			return err
-		}
-		ns, d, err := parseKnownKey(e.Key)
-		if err != nil {
-			return err
-		}
-		if !m.in[ns][d] && !m.held(d) {
-			gone = append(gone, knownKey(ns, d))
-		}
-	}
-	for _, k := range gone {
-		if err := c.w.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.alive(row.Round)
 }
 
-// A known snapshot, with who knows it.
-type knownSnapshot struct {
-	namespace, snapshotter string
-	Snapshot
-}
+// held tells what running operations hold themselves.
+func held(leases []liveLease) func(image.Digest) bool { return rootsOf(leases).holdsDigest }
 
-// unkept lists the snapshots of images that are gone. What was committed or prepared by hand stays
-// until it is removed by hand; while a row of a snapshotter is damaged, all of its stay.
-func (v view) unkept(m mark) (gone []knownSnapshot, err error) {
-	type stack struct{ namespace, snapshotter string }
-	stacks, damaged := map[stack]map[string]Snapshot{}, map[stack]bool{}
-	for e, err := range v.Scan([]byte(snapshotRows)) {
-		if err != nil && e.Key == nil {
-			return nil, err
-		}
-		ns, rest := cut(e.Key, []byte(snapshotRows))
-		name, _ := cut([]byte(rest), nil)
-		at := stack{ns, name}
-		var row Snapshot
-		if err != nil || decode(e.Key, e.Value, &row) != nil {
-			damaged[at] = true // nobody knows what it stands on
-			continue
-		}
-		if stacks[at] == nil {
-			stacks[at] = map[string]Snapshot{}
-		}
-		stacks[at][row.Key] = row
-	}
-	for at, rows := range stacks {
-		if damaged[at] {
-			continue
-		}
-		kept := map[string]bool{}
-		for name, row := range rows {
-			if !m.keepsSnapshot(at.namespace, row) {
-				continue
-			}
-			for name != "" && !kept[name] {
-				kept[name] = true
-				name = rows[name].Parent
-			}
-		}
-		for name, row := range rows {
-			if !kept[name] {
-				gone = append(gone, knownSnapshot{at.namespace, at.snapshotter, row})
-			}
-		}
-	}
-	return gone, nil
-}
-
-// dropSnapshots removes the snapshots of images that are gone, and the rows of layers that no
-// snapshot has.
-func (c change) dropSnapshots(m mark) error {
-	gone, err := c.unkept(m)
-	if err != nil {
-		return err
-	}
-	for _, row := range gone {
-		if err := c.deleteSnapshot(row.namespace, row.snapshotter, row.Snapshot); err != nil {
-			return err
-		}
-	}
-	snapshotters := map[string]bool{}
-	for e, err := range c.Scan([]byte(layerRows)) {
-		if err != nil {
-			return err
-		}
-		name, _ := cut(e.Key, []byte(layerRows))
-		snapshotters[name] = true
-	}
-	for snapshotter := range snapshotters {
-		if err := c.dropLayers(snapshotter, m.held); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// GarbageSnapshots lists the snapshots that [Sweep.Doom] would remove.
-func (s *Store) GarbageSnapshots(ctx context.Context) (list []Snapshot, err error) {
-	err = s.view(ctx, func(v view) error {
-		live, _, err := s.leases(v)
-		if err != nil {
-			return err
-		}
-		m, err := v.mark(live)
-		if err != nil {
-			return err
-		}
-		gone, err := v.unkept(m)
-		for _, row := range gone {
-			list = append(list, row.Snapshot)
-		}
-		return err
-	})
-	slices.SortFunc(list, func(a, b Snapshot) int { return strings.Compare(a.Key, b.Key) })
-	return list, err
-}
-
-// keepsSnapshot tells whether a snapshot stays, whatever stands on it.
-func (m mark) keepsSnapshot(ns string, row Snapshot) bool {
-	if row.Kind != Committed || row.DiffID == "" || m.held(image.Digest(row.Key)) {
-		return true
-	}
-	for _, d := range row.Manifests {
-		if m.in[ns][d] || m.held(d) {
-			return true
-		}
-	}
-	return false
-}
-
-// removeStrayHolders removes the lock files of processes that died before their hold had a row.
-func (s *Store) removeStrayHolders() error {
+// RemoveStrayHolders removes the lock files of processes that died before a row named them.
+func (s *Store) RemoveStrayHolders() error {
 	entries, err := os.ReadDir(s.holders)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == sweepLock {
-			continue
-		}
 		f, err := os.Open(filepath.Join(s.holders, e.Name()))
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {

@@ -96,10 +96,18 @@ type Lease struct {
 	CreatedAt time.Time         `json:"createdAt"`
 	ExpiresAt time.Time         `json:"expiresAt,omitzero"` // zero: never
 	Digests   []image.Digest    `json:"digests,omitempty"`
+	// Snapshots are kept with what is below them.
+	Snapshots []SnapshotRef `json:"snapshots,omitempty"`
 	// Holder is set for the lease of a running operation: the lock file that its process
 	// keeps locked. Such a lease ends with the operation or with the death of its process.
 	Holder string `json:"holder,omitempty"`
 	// All is set for a running operation that cannot know beforehand what it will need: it
 	// holds everything.
 	All bool `json:"all,omitempty"`
+}
+
+// A SnapshotRef names a snapshot of a namespace.
+type SnapshotRef struct {
+	Snapshotter string `json:"snapshotter"`
+	Key         string `json:"key"`
 }

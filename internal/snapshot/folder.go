@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -142,34 +143,37 @@ func (s *Store) Sweep(ctx context.Context) (freed Usage, err error) {
 	if err := s.sweepLocks(); err != nil {
 		return Usage{}, err
 	}
-	rows, err := s.meta.SnapshotFolders(ctx, s.name)
-	if errdefs.IsDataLoss(err) {
-		// Whoever looks for damage is told which; a damaged database is told by all else.
-		s.log.Debug("folders of snapshots are not cleaned while the row of one is damaged", "snapshotter", s.name, "reason", err)
+	var names []string
+	for _, e := range entries {
+		if len(e.Name()) == nameLength && e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
 		return Usage{}, nil
 	}
+	rows, err := s.meta.SnapshotFolders(ctx, s.name, names...)
 	if err != nil {
 		return Usage{}, err
 	}
+	return s.Discard(ctx, slices.DeleteFunc(names, func(name string) bool { return rows[name] })...)
+}
+
+// Discard is [Store.Sweep] for some folders. One that is not there is nothing to remove.
+func (s *Store) Discard(ctx context.Context, names ...string) (freed Usage, err error) {
 	var strays []*Folder
-	for _, e := range entries {
-		if len(e.Name()) != nameLength || !e.IsDir() || rows[e.Name()] {
-			continue
-		}
-		lock, lockErr := lockFree(s.Path(e.Name()))
-		if lockErr != nil {
-			err = errors.Join(err, lockErr)
-			continue
-		}
+	for _, name := range names {
+		lock, lockErr := lockFree(s.Path(name))
+		err = errors.Join(err, lockErr)
 		if lock != nil {
-			strays = append(strays, &Folder{e.Name(), s.Path(e.Name()), lock})
+			strays = append(strays, &Folder{name, s.Path(name), lock})
 		}
 	}
 	if len(strays) == 0 {
-		return freed, err
+		return Usage{}, err
 	}
 	// Whoever filled one wrote its row before giving up the lock that we have now.
-	rows, rowsErr := s.meta.SnapshotFolders(ctx, s.name)
+	rows, rowsErr := s.meta.SnapshotFolders(ctx, s.name, names...)
 	err = errors.Join(err, rowsErr)
 	for _, f := range strays {
 		if rowsErr != nil || rows[f.Name] {

@@ -311,10 +311,15 @@ func (s *Store) Remove(ctx context.Context, key string) error {
 			return fmt.Errorf("remove snapshot %s: %w", key, err)
 		}
 	}
-	if _, err := s.meta.RemoveSnapshot(ctx, s.ns, s.name, key); err != nil {
-		return fmt.Errorf("remove snapshot %s: %w", key, err)
+	row, err = s.meta.RemoveSnapshot(ctx, s.ns, s.name, key)
+	switch {
+	case err != nil:
+	case damaged:
+		_, err = s.Sweep(ctx) // nobody knows which folder it had
+	case row.Folder != "":
+		_, err = s.Discard(ctx, row.Folder)
 	}
-	if _, err := s.Sweep(ctx); err != nil {
+	if err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}
 	return nil

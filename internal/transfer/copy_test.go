@@ -411,8 +411,8 @@ func TestImportReferrers(t *testing.T) {
 	if err != nil || len(res.Images) != 1 || res.Images[0].Name != p.host+"/app:1" {
 		t.Fatalf("got %+v, %v, want the one image", res, err)
 	}
-	if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage) != 0 {
-		t.Errorf("%d blobs are garbage, %v", len(garbage), err)
+	if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage.Blobs) != 0 {
+		t.Errorf("%d blobs are garbage, %v", len(garbage.Blobs), err)
 	}
 	if res := mustPush(t, p, s, p.host+"/app:1", "back:1", transfer.PushOptions{}); res.Referrers != 2 {
 		t.Errorf("pushed with %d referrers, want two", res.Referrers)

@@ -414,8 +414,8 @@ func TestPushReferrers(t *testing.T) {
 			if err != nil || res.Referrers != 3 {
 				t.Fatalf("copied to the store: %+v, %v, want three referrers", res, err)
 			}
-			if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage) != 0 {
-				t.Errorf("%d blobs count as garbage, %v", len(garbage), err)
+			if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage.Blobs) != 0 {
+				t.Errorf("%d blobs count as garbage, %v", len(garbage.Blobs), err)
 			}
 
 			if res := mustPush(t, p, s, "example.com/app:1", "bare:1", transfer.PushOptions{NoReferrers: true}); res.Referrers != 0 {
@@ -482,8 +482,8 @@ func (h *holding) PushBlob(ctx context.Context, r ref.Reference, d image.Descrip
 			h.t.Error(err)
 		}
 	})
-	if garbage, err := h.store.Meta.Garbage(ctx, nil); err != nil || len(garbage) != 0 {
-		h.t.Errorf("while it is pushed %d blobs are garbage, %v", len(garbage), err)
+	if garbage, err := h.store.Meta.Garbage(ctx, nil); err != nil || len(garbage.Blobs) != 0 {
+		h.t.Errorf("while it is pushed %d blobs are garbage, %v", len(garbage.Blobs), err)
 	}
 	return h.Pusher.PushBlob(ctx, r, d, from, onFault)
 }
@@ -497,8 +497,8 @@ func TestPushHolds(t *testing.T) {
 	if _, err := transfer.Push(t.Context(), s, &holding{Pusher: p.Client, t: t, store: s}, "example.com/app:1", parse(t, p.host+"/app:1"), transfer.PushOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage) != len(img.Blobs) {
-		t.Errorf("afterwards %d blobs are garbage, %v, want all %d", len(garbage), err, len(img.Blobs))
+	if garbage, err := s.Meta.Garbage(t.Context(), nil); err != nil || len(garbage.Blobs) != len(img.Blobs) {
+		t.Errorf("afterwards %d blobs are garbage, %v, want all %d", len(garbage.Blobs), err, len(img.Blobs))
 	}
 }
 

@@ -190,11 +190,12 @@ func (r *Run) Close(ctx context.Context) error {
 	if len(jobs) == 0 {
 		return nil
 	}
-	rows, err := r.u.Meta.SnapshotFolders(context.WithoutCancel(ctx), r.u.Snapshots.Name())
-	unknown := err != nil
-	if errdefs.IsDataLoss(err) {
-		err = nil // the row of another snapshot is damaged, which is not our failure
+	var names []string
+	for _, j := range jobs {
+		names = append(names, j.folder.Name)
 	}
+	rows, err := r.u.Meta.SnapshotFolders(context.WithoutCancel(ctx), r.u.Snapshots.Name(), names...)
+	unknown := err != nil
 	for _, j := range jobs {
 		switch {
 		case unknown || rows[j.folder.Name]: // a sweep finds what nobody needs

@@ -36,6 +36,9 @@ var bucket = []byte("stowage")
 type Options struct {
 	NoSync   bool          // leave it to the system when to write: a power loss may ruin the file
 	Patience time.Duration // wait for other programs that hold the file; 0: 30s
+	// Held is told, behind each transaction and compaction, for how long it had the file locked.
+	// It may be called by several goroutines at once. Nil: nobody is told.
+	Held func(time.Duration)
 }
 
 // A DB is a [kv.DB] in a file. A file that is missing is an empty DB, and the first Update makes
@@ -80,7 +83,7 @@ func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
 	if h == nil {
 		return f(empty{})
 	}
-	defer func() { err = join(err, h.close()) }()
+	defer func() { err = join(err, h.end()) }()
 	if err := h.begin(); err != nil {
 		return err
 	}
@@ -102,7 +105,7 @@ func (db *DB) Update(ctx context.Context, f func(kv.Writer) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = join(err, h.close()) }()
+	defer func() { err = join(err, h.end()) }()
 	if err := h.begin(); err != nil {
 		return err
 	}

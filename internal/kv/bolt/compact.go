@@ -29,7 +29,7 @@ func (db *DB) Compact(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = join(err, h.close()) }()
+	defer func() { err = join(err, h.end()) }()
 	return db.replace(h)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
@@ -18,11 +19,13 @@ type handle struct {
 	file *os.File
 	tx   *bbolt.Tx
 	kept *bbolt.Bucket
+
+	locked time.Time // since when the file is
 }
 
 // handle checks and opens f, which is locked. It closes f when it fails.
 func (db *DB) handle(f *os.File, write bool) (*handle, error) {
-	h := &handle{db: db, file: f}
+	h := &handle{db: db, file: f, locked: time.Now()}
 	err := h.guard(func() error {
 		if err := db.check(f, write); err != nil {
 			return db.damaged(err)
@@ -58,6 +61,15 @@ func (h *handle) begin() error {
 		}
 		return nil
 	})
+}
+
+// end closes the file and tells who wants to know for how long it was locked.
+func (h *handle) end() error {
+	err := h.close()
+	if h.db.opts.Held != nil {
+		h.db.opts.Held(time.Since(h.locked))
+	}
+	return err
 }
 
 // close ends the transaction, which is undone unless it was committed, and closes the file.

@@ -23,6 +23,10 @@ func (empty) Scan([]byte) iter.Seq2[kv.Entry, error] {
 	return func(func(kv.Entry, error) bool) {}
 }
 
+func (empty) ScanFrom([]byte, []byte) iter.Seq2[kv.Entry, error] {
+	return func(func(kv.Entry, error) bool) {}
+}
+
 // errNotFound does not say the key: to format it took a tenth of a large transaction.
 var errNotFound = fmt.Errorf("key: %w", errdefs.ErrNotFound)
 
@@ -43,10 +47,16 @@ func (r reader) Get(key []byte) (value []byte, err error) {
 }
 
 // Scan is described in [kv.Reader].
-func (r reader) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
+func (r reader) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return r.ScanFrom(prefix, prefix) }
+
+// ScanFrom is described in [kv.Reader].
+func (r reader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
+	if bytes.Compare(from, prefix) < 0 {
+		from = prefix
+	}
 	return func(yield func(kv.Entry, error) bool) {
 		c := r.h.kept.Cursor()
-		step := func() ([]byte, []byte) { return c.Seek(prefix) }
+		step := func() ([]byte, []byte) { return c.Seek(from) }
 		for {
 			var e kv.Entry
 			err := r.h.guard(func() error {
@@ -88,13 +98,16 @@ func (w *writer) Get(key []byte) ([]byte, error) {
 }
 
 // Scan is described in [kv.Reader].
-func (w *writer) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
+func (w *writer) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return w.ScanFrom(prefix, prefix) }
+
+// ScanFrom is described in [kv.Reader].
+func (w *writer) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
 	return func(yield func(kv.Entry, error) bool) {
 		if err := w.flush(); err != nil {
 			yield(kv.Entry{}, err)
 			return
 		}
-		w.reader.Scan(prefix)(yield)
+		w.reader.ScanFrom(prefix, from)(yield)
 	}
 }
 

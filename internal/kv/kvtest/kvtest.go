@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"sync"
@@ -30,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.DB) {
 		{"own writes", ownWrites},
 		{"keys", keys},
 		{"prefixes in order", prefixes},
+		{"scans that go on", goOn},
 		{"failed update", failedUpdate},
 		{"panicking update", panickingUpdate},
 		{"snapshot", snapshot},
@@ -71,7 +73,11 @@ func put(t *testing.T, db kv.DB, pairs ...string) {
 
 // scan lists key=value under prefix.
 func scan(r kv.Reader, prefix string) (found []string, err error) {
-	for e, err := range r.Scan([]byte(prefix)) {
+	return list(r.Scan([]byte(prefix)))
+}
+
+func list(entries iter.Seq2[kv.Entry, error]) (found []string, err error) {
+	for e, err := range entries {
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +103,11 @@ func empty(t *testing.T, db kv.DB) {
 		if _, err := r.Get([]byte("a")); !errdefs.IsNotFound(err) {
 			t.Errorf("missing key: got %v, want not found", err)
 		}
-		return nil
+		got, err := list(r.ScanFrom(nil, []byte("a")))
+		if len(got) != 0 {
+			t.Errorf("scan: got %q", got)
+		}
+		return err
 	})
 }
 
@@ -178,6 +188,42 @@ func prefixes(t *testing.T, db kv.DB) {
 			return err
 		}
 		return nil
+	})
+}
+
+func goOn(t *testing.T, db kv.DB) {
+	put(t, db, "a", "", "b", "", "b/1", "", "b/3", "", "b/30", "", "c", "")
+	check := func(r kv.Reader) error {
+		for _, tt := range []struct {
+			prefix, from string
+			want         []string
+		}{
+			{"b/", "b/3", []string{"b/3=", "b/30="}},
+			{"b/", "b/3\x00", []string{"b/30="}}, // behind b/3
+			{"b/", "b/2", []string{"b/3=", "b/30="}},
+			{"b/", "b/4", nil},
+			{"b/", "", []string{"b/1=", "b/3=", "b/30="}},
+			{"b/", "a", []string{"b/1=", "b/3=", "b/30="}},
+			{"b/", "c", nil},
+			{"", "b/3", []string{"b/3=", "b/30=", "c="}},
+			{"b/3", "b/3", []string{"b/3=", "b/30="}},
+		} {
+			got, err := list(r.ScanFrom([]byte(tt.prefix), []byte(tt.from)))
+			if err != nil || !slices.Equal(got, tt.want) {
+				t.Errorf("scan of %q from %q: got %q, %v, want %q", tt.prefix, tt.from, got, err, tt.want)
+			}
+		}
+		return nil
+	}
+	view(t, db, check)
+	update(t, db, func(w kv.Writer) error { return check(w) })
+	update(t, db, func(w kv.Writer) error {
+		err := errors.Join(w.Delete([]byte("b/3")), w.Put([]byte("b/4"), nil))
+		got, scanErr := list(w.ScanFrom([]byte("b/"), []byte("b/3")))
+		if want := []string{"b/30=", "b/4="}; !slices.Equal(got, want) {
+			t.Errorf("own writes: got %q, want %q", got, want)
+		}
+		return errors.Join(err, scanErr)
 	})
 }
 

@@ -80,9 +80,15 @@ func (es entries) Get(key []byte) ([]byte, error) {
 }
 
 // Scan is described in [kv.Reader].
-func (es entries) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
+func (es entries) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return es.ScanFrom(prefix, prefix) }
+
+// ScanFrom is described in [kv.Reader].
+func (es entries) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
+	if bytes.Compare(from, prefix) < 0 {
+		from = prefix
+	}
 	return func(yield func(kv.Entry, error) bool) {
-		i, _ := es.find(prefix)
+		i, _ := es.find(from)
 		for _, e := range es[i:] {
 			if !bytes.HasPrefix(e.Key, prefix) || !yield(e, nil) {
 				return
