@@ -54,7 +54,7 @@ func contentLsCommand(a *app) *cobra.Command {
 		return out.print(a.out, rows, anys(rows), func(w *tabwriter.Writer) {
 			fmt.Fprintln(w, "DIGEST\tSIZE\tAGE\tLABELS")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Digest, humanSize(r.Size), humanAge(r.CreatedAt, now), labels(r.Labels))
+				fmt.Fprintln(w, r.Digest.String()+"\t"+humanSize(r.Size)+"\t"+humanAge(r.CreatedAt, now)+"\t"+labels(r.Labels))
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -137,14 +138,14 @@ func anys[T any](list []T) []any {
 func humanSize(n int64) string {
 	const units = "kMGTPE"
 	if n < 1000 {
-		return fmt.Sprintf("%dB", n)
+		return strconv.FormatInt(n, 10) + "B"
 	}
 	v, u := float64(n)/1000, 0
 	for v >= 999.5 && u < len(units)-1 {
 		v /= 1000
 		u++
 	}
-	return fmt.Sprintf("%.3g%cB", v, units[u])
+	return strconv.FormatFloat(v, 'g', 3, 64) + units[u:u+1] + "B"
 }
 
 // humanAge prints how long ago t was.
@@ -153,15 +154,16 @@ func humanAge(t, now time.Time) string {
 		return "-"
 	}
 	d := max(now.Sub(t), 0)
+	n, unit := d/(24*time.Hour), "d"
 	switch {
 	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
+		n, unit = d/time.Second, "s"
 	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
+		n, unit = d/time.Minute, "m"
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
+		n, unit = d/time.Hour, "h"
 	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	return strconv.FormatInt(int64(n), 10) + unit
 }
 
 // labels prints a set of labels in a stable order.
