@@ -17,6 +17,9 @@ type GCOptions struct {
 	// Grace is how long removed names are remembered, and what interrupted operations have left is
 	// kept. 0: 24h; negative: not at all.
 	Grace time.Duration
+	// DiscardUnpacked gives up the packed layers of an image after a pull or an import has unpacked it,
+	// as [Store.Evict] does. Pulls then leave out what was evicted, and is not to be unpacked.
+	DiscardUnpacked bool
 }
 
 // grace is how long things are remembered and kept.

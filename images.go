@@ -23,7 +23,12 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
 	}
-	return transfer.Pull(ctx, s.place(), s.reg, r, o)
+	o.LeaveEvicted = s.gc.DiscardUnpacked
+	res, err := transfer.Pull(ctx, s.place(), s.reg, r, o)
+	if err == nil && !o.OnlyPlan {
+		s.discardUnpacked(ctx, res.Name)
+	}
+	return res, err
 }
 
 // ExportOptions tunes [Store.Export]. The zero value exports the platforms that each image was
@@ -59,7 +64,7 @@ func (s *Store) ExportFile(ctx context.Context, file string, names []string, o E
 
 // Import reads images from an archive. See [transfer.Import].
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*ImportResult, error) {
-	return transfer.Import(ctx, s.place(), r, o)
+	return s.imported(ctx)(transfer.Import(ctx, s.place(), r, o))
 }
 
 // ImportFile is [Store.Import] from a file, or from the folder of an OCI layout.
@@ -69,7 +74,7 @@ func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (r
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	if info.IsDir() {
-		return transfer.ImportDir(ctx, s.place(), file, o)
+		return s.imported(ctx)(transfer.ImportDir(ctx, s.place(), file, o))
 	}
 	f, err := os.Open(file)
 	if err != nil {

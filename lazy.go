@@ -3,11 +3,13 @@ package stowage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/gc"
 	"github.com/stowage/stowage/internal/transfer"
 )
 
@@ -45,4 +47,39 @@ func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r co
 	}
 	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
 	return transfer.OnDemand(s.place(), s.reg, []Descriptor{*lazy}, sink).Open(ctx, d)
+}
+
+// Evict gives up the packed layers of images that are unpacked and not pinned, if they can be fetched
+// again from where they came from; the images are lazy then. See [gc.Evict].
+func (s *Store) Evict(ctx context.Context, o EvictOptions) (*Eviction, error) {
+	e, err := gc.Evict(ctx, s.collected(), o)
+	if err != nil {
+		err = fmt.Errorf("evict: %w", err)
+	}
+	return &e, err
+}
+
+// discardUnpacked does so for images that have just come, if that is configured. They are here whatever
+// becomes of it.
+func (s *Store) discardUnpacked(ctx context.Context, names ...string) {
+	if !s.gc.DiscardUnpacked || len(names) == 0 {
+		return
+	}
+	if _, err := s.Evict(ctx, EvictOptions{Namespace: s.ns, Images: names}); err != nil {
+		s.log.Warn("unpacked layers were not discarded", "reason", err)
+	}
+}
+
+// imported ends an import.
+func (s *Store) imported(ctx context.Context) func(*ImportResult, error) (*ImportResult, error) {
+	return func(res *ImportResult, err error) (*ImportResult, error) {
+		var names []string
+		if res != nil {
+			for _, img := range res.Images {
+				names = append(names, img.Name)
+			}
+		}
+		s.discardUnpacked(ctx, names...)
+		return res, err
+	}
 }

@@ -187,15 +187,22 @@ func (s *Store) digestOf(ctx context.Context, text string) (image.Digest, error)
 	if !ok {
 		return "", fmt.Errorf("blob %q: not a digest, or the beginning of one: %w", text, errdefs.ErrInvalidArgument)
 	}
-	list, err := s.meta.BlobsByPrefix(ctx, s.ns, algorithm+":"+hex)
+	list, err := s.meta.EvictedByPrefix(ctx, s.ns, algorithm+":"+hex)
 	if err != nil {
 		return "", err
+	}
+	here, err := s.meta.BlobsByPrefix(ctx, s.ns, algorithm+":"+hex)
+	if err != nil {
+		return "", err
+	}
+	for _, b := range here {
+		list = append(list, b.Digest)
 	}
 	switch len(list) {
 	case 0:
 		return "", fmt.Errorf("blob %s: %w", text, errdefs.ErrNotFound)
 	case 1:
-		return list[0].Digest, nil
+		return list[0], nil
 	}
 	return "", fmt.Errorf("blob %s: %d blobs begin so; give more digits: %w", text, len(list), errdefs.ErrInvalidArgument)
 }

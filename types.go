@@ -99,6 +99,10 @@ type (
 	BlobFinding = doctor.BlobFinding
 	// PruneOptions tunes [Store.Prune].
 	PruneOptions = gc.Options
+	// EvictOptions tunes [Store.Evict].
+	EvictOptions = gc.EvictOptions
+	// Eviction is what was given up of images, or would be.
+	Eviction = gc.Eviction
 
 	// ProgressEvent is one thing that happened during a long operation.
 	ProgressEvent = progress.Event

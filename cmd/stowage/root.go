@@ -178,7 +178,7 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 
 // gcOptions are what was configured of collection.
 func (a *app) gcOptions() stowage.GCOptions {
-	o := stowage.GCOptions{Grace: time.Duration(a.conf.GC.Grace)}
+	o := stowage.GCOptions{Grace: time.Duration(a.conf.GC.Grace), DiscardUnpacked: a.conf.GC.DiscardUnpacked}
 	if o.Grace == 0 {
 		o.Grace = -1 // which is what none is called there
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,15 +32,21 @@ func TestMain(m *testing.M) {
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
 //	delete REPO DIGEST   makes the registry at $REG lose a blob
+//	gets HOST DIGEST...  fails unless exactly these blobs were read from a registry since the last time, each once
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			for _, name := range []string{"REG", "OTHER"} {
-				reg, err := registrytest.New(registrytest.Options{})
+				var log *registrytest.Proxy
+				reg, err := registrytest.New(registrytest.Options{Wrap: func(h http.Handler) http.Handler {
+					log = registrytest.Wrap(h)
+					return log
+				}})
 				if err != nil {
 					return err
 				}
+				env.Values[logOf(reg.Host)] = log
 				env.Defer(func() {
 					if err := reg.Close(); err != nil {
 						t.Errorf("close the registry: %v", err)
@@ -58,6 +65,7 @@ func TestScripts(t *testing.T) {
 			"blob":   cmdBlob,
 			"flip":   cmdFlip,
 			"delete": cmdDelete,
+			"gets":   cmdGets,
 		},
 	})
 }
@@ -153,5 +161,26 @@ func cmdDelete(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(res.Body.Close())
 	if res.StatusCode != http.StatusAccepted {
 		ts.Fatalf("delete %s: %s", args[1], res.Status)
+	}
+}
+
+// logOf is the key of the requests to the registry at a host.
+type logOf string
+
+func cmdGets(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: gets HOST DIGEST...")
+	}
+	log := ts.Value(logOf(args[0])).(*registrytest.Proxy)
+	var got []string
+	for _, r := range log.Requests() {
+		if _, d, ok := strings.Cut(r.Path, "/blobs/sha256:"); ok && r.Method == http.MethodGet {
+			got = append(got, "sha256:"+d)
+		}
+	}
+	log.Forget()
+	slices.Sort(got)
+	if want := slices.Sorted(slices.Values(args[1:])); !slices.Equal(got, want) {
+		ts.Fatalf("blobs read from %s:\n%s\nwant:\n%s", args[0], strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

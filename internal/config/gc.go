@@ -14,6 +14,9 @@ import (
 type GC struct {
 	// OnRemoval collects what the removal of a name leaves before it returns.
 	OnRemoval bool `toml:"on_removal"`
+	// DiscardUnpacked gives up the packed layers of an image after a pull or an import has unpacked it,
+	// if they can be fetched again.
+	DiscardUnpacked bool `toml:"discard_unpacked"`
 	// High is from where on images go after a pull or an import, those first that were used
 	// longest ago, until Low is reached. Zero: never. Low is at most High, and like it.
 	High Watermark `toml:"high"`

@@ -2,6 +2,8 @@ package metadata
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -110,6 +112,31 @@ func (s *Store) OnDemand(ctx context.Context, d image.Digest) (lazy *image.Descr
 		})
 	})
 	return lazy, err
+}
+
+// EvictedByPrefix lists the evicted blobs that a namespace knew, whose digest begins with prefix: in
+// full, as algorithm:hex, or with its hex alone.
+func (s *Store) EvictedByPrefix(ctx context.Context, ns, prefix string) (list []image.Digest, err error) {
+	err = s.view(ctx, func(v view) error {
+		list = nil
+		for _, p := range digestPrefixes(prefix) {
+			for e, err := range v.Scan(slices.Concat([]byte(goneRows), p.short)) {
+				if err != nil {
+					return err
+				}
+				var row goneRow
+				d, err := lastDigest(e.Key, []byte(goneRows))
+				if err = errors.Join(err, decode(e.Key, e.Value, &row)); err != nil {
+					return err
+				}
+				if _, knew := row.Known[ns]; knew && row.Evicted && p.of(d) {
+					list = append(list, d)
+				}
+			}
+		}
+		return nil
+	})
+	return list, err
 }
 
 // regain lets every namespace know a blob again that is back, as it knew it before.

@@ -250,6 +250,9 @@ type judge struct {
 	round  *Round
 	spaces []string
 	rest   []candidate
+
+	evicts  *eviction
+	evicted []image.Digest
 }
 
 // condemn takes candidates until a bound of the transaction is reached, and returns the others.
@@ -264,7 +267,7 @@ func (r *Round) condemn(c change) ([]candidate, error) {
 	if err := c.forget(r.sweep.stale); err != nil {
 		return nil, err
 	}
-	j := &judge{change: c, roots: keep, looked: c.search(keep), round: r, rest: r.sweep.list.list}
+	j := &judge{change: c, roots: keep, looked: c.search(keep), round: r, rest: r.sweep.list.list, evicts: c.eviction(live)}
 	if j.spaces, err = c.spaces(); err != nil {
 		return nil, err
 	}
@@ -275,7 +278,7 @@ func (r *Round) condemn(c change) ([]candidate, error) {
 			return nil, err
 		}
 		if len(j.rest) == 0 || w.n >= roundRows || time.Since(began) >= roundTime {
-			return j.rest, nil
+			return j.rest, j.recompute(nil, j.evicted...)
 		}
 	}
 }
@@ -291,6 +294,8 @@ func (j *judge) judge(c candidate) error {
 		return j.layer([]byte(c))
 	case doomedRows:
 		return j.claim([]byte(c))
+	case goneRows:
+		return j.evict([]byte(c))
 	default:
 		return j.blob(c)
 	}

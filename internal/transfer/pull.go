@@ -38,8 +38,8 @@ type PullOptions struct {
 	Choice
 	Streams  int  // blobs fetched at once; 0: 4, and 16 small ones beside them
 	OnlyPlan bool // find out what would be done, and do nothing
-	// OnlyChosen leaves out the manifests and configs of the platforms that were not chosen.
-	OnlyChosen bool
+	// LeaveEvicted leaves out layers that were evicted, if they are not to be unpacked now.
+	LeaveEvicted bool
 	UnpackOptions
 	Progress progress.Sink
 }
@@ -129,8 +129,8 @@ func (p *pull) run(ctx context.Context, root image.Descriptor) (*PullResult, err
 		return nil, err
 	}
 	blobs := sel.all()
-	if p.o.OnlyChosen {
-		blobs = blobs[:len(sel.needed)+len(sel.attached)]
+	if blobs, err = p.leaveEvicted(ctx, blobs); err != nil {
+		return nil, err
 	}
 	trees := []*image.Tree{t}
 	for _, c := range p.referrers {
@@ -179,6 +179,25 @@ func (p *pull) run(ctx context.Context, root image.Descriptor) (*PullResult, err
 		return nil, err
 	}
 	return res, nil
+}
+
+// leaveEvicted leaves out the layers that nobody wants to have fetched again. What of them is to be
+// unpacked after all is fetched then.
+func (p *pull) leaveEvicted(ctx context.Context, blobs []need) (rest []need, err error) {
+	if !p.o.LeaveEvicted || p.o.NoUnpack {
+		return blobs, nil
+	}
+	for _, n := range blobs {
+		if n.what == "layer" {
+			if lazy, err := p.Meta.OnDemand(ctx, n.Digest); err != nil {
+				return nil, err
+			} else if lazy != nil {
+				continue
+			}
+		}
+		rest = append(rest, n)
+	}
+	return rest, nil
 }
 
 // selection reads the documents of the image, from the store where they are there, and finds out
@@ -358,6 +377,11 @@ func (p *pull) unpacking(ctx context.Context, chosen []image.Descriptor, t *imag
 			return nil, err
 		}
 	}
+	var layers []image.Descriptor
+	for _, img := range u.images {
+		layers = append(layers, img.Layers...)
+	}
+	u.unpacker.Content = OnDemand(p.Store, p.reg, layers, p.o.Progress)
 	return u, nil
 }
 
