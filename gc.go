@@ -33,7 +33,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error)
 	s.held.reset()
 	r, err := gc.Run(ctx, s.collected(), o)
 	r.Longest = s.held.longest()
-	if err == nil && !o.DryRun {
+	if err == nil && !o.DryRun && len(o.Below) == 0 {
 		err = s.meta.Forget(ctx, time.Now().Add(-s.grace()))
 	}
 	if err != nil {

@@ -43,6 +43,7 @@ func (iv *inventory) add(c candidate) {
 // A look is a search in one of an inventory's transactions.
 type look struct {
 	*search
+	live   []liveLease
 	spaces []string // all namespaces
 	until  time.Time
 	steps  int
@@ -62,7 +63,7 @@ func (iv *inventory) looks(ctx context.Context, f func(*look) (done bool, err er
 			if err != nil {
 				return err
 			}
-			l := &look{search: v.search(rootsOf(live)), until: time.Now().Add(viewTime)}
+			l := &look{search: v.search(rootsOf(live)), live: live, until: time.Now().Add(viewTime)}
 			l.known, l.without = iv.known, iv.without
 			if l.spaces, err = v.spaces(); err != nil {
 				return err

@@ -165,6 +165,11 @@ func (s *search) above(n node, f func(up node, l link) (enough bool)) (root stri
 	if ids := s.keeps[n]; len(ids) > 0 {
 		return s.leaseName(ids[0]), nil
 	}
+	return s.aboveRow(n, f)
+}
+
+// aboveRow is above without what leases and running operations keep.
+func (s *search) aboveRow(n node, f func(up node, l link) (enough bool)) (root string, err error) {
 	switch n[:len(knownRows)] {
 	case knownRows:
 		return s.aboveBlob(n, f)

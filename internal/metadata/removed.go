@@ -3,11 +3,13 @@ package metadata
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/kv"
 )
 
 // A removedRow is what is remembered of a name that was taken away. It keeps nothing.
@@ -56,27 +58,22 @@ func (v view) present(row *imageRow) error {
 // last removal. A name that has the same image again is not among them, nor is one whose record is
 // damaged.
 func (s *Store) Removed(ctx context.Context, ns string, since time.Time) (list []RemovedImage, err error) {
-	err = s.view(ctx, func(v view) error {
-		for e, err := range v.Scan(key(removedRows, ns, "")) {
-			if err != nil && e.Key == nil {
-				return err
-			}
-			var row removedRow
-			if err != nil || decode(e.Key, e.Value, &row) != nil || row.RemovedAt.Before(since) {
-				continue
-			}
-			now, err := v.image(ns, row.Name)
-			if err == nil && now.Target.Digest == row.Target.Digest {
-				continue
-			}
-			if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsDataLoss(err) {
-				return err
-			}
-			if err := v.present(&row.imageRow); err != nil {
-				return err
-			}
-			list = append(list, RemovedImage{row.Image, row.RemovedAt})
+	err = s.inventory().scan(ctx, string(key(removedRows, ns, "")), func(l *look, e kv.Entry) error {
+		var row removedRow
+		if err := decode(e.Key, e.Value, &row); err != nil || row.RemovedAt.Before(since) {
+			return err
 		}
+		now, err := l.image(ns, row.Name)
+		if err == nil && now.Target.Digest == row.Target.Digest {
+			return nil
+		}
+		if err != nil && !unread(err) {
+			return err
+		}
+		if err := l.present(&row.imageRow); err != nil {
+			return err
+		}
+		list = append(list, RemovedImage{row.Image, row.RemovedAt})
 		return nil
 	})
 	return list, err
@@ -135,53 +132,58 @@ func (s *Store) RestoreImage(ctx context.Context, ns, name string, force bool) (
 	return img, err
 }
 
-// Forget drops, in all namespaces, the removals before a time, those whose row is damaged, and the
-// notes of when images were used that are gone.
+// Forget drops, in all namespaces, the removals before a time, and the notes of when images were used
+// that are gone.
 func (s *Store) Forget(ctx context.Context, before time.Time) error {
-	var stale [][]byte
-	err := s.view(ctx, func(v view) (err error) {
-		stale, err = v.stale(before)
-		return err
-	})
-	if err != nil || len(stale) == 0 {
-		return err
-	}
-	return s.update(ctx, func(c change) error {
-		// Again: a name may have been removed, or an image have come, in between.
-		stale, err := c.stale(before)
-		for _, k := range stale {
-			err = errors.Join(err, c.w.Delete(k))
+	var keys [][]byte
+	for _, kind := range []string{removedRows, usedRows} {
+		err := s.inventory().scan(ctx, kind, func(l *look, e kv.Entry) error {
+			stale, err := l.stale(e, before)
+			if stale {
+				keys = append(keys, bytes.Clone(e.Key))
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		return err
-	})
+	}
+	for some := range slices.Chunk(keys, roundRows) {
+		err := s.update(ctx, func(c change) error {
+			for _, k := range some {
+				// Again: the name may have been removed, or the image have come, in between.
+				value, err := c.Get(k)
+				var stale bool
+				if err == nil {
+					stale, err = c.stale(kv.Entry{Key: k, Value: value}, before)
+				}
+				if stale {
+					err = c.w.Delete(k)
+				}
+				if err != nil && !unread(err) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// stale lists the keys of what [Store.Forget] drops.
-func (v view) stale(before time.Time) (keys [][]byte, err error) {
-	for e, err := range v.Scan([]byte(removedRows)) {
-		if err != nil && e.Key == nil {
-			return nil, err
-		}
+// stale tells whether [Store.Forget] drops a row.
+func (v view) stale(e kv.Entry, before time.Time) (bool, error) {
+	if bytes.HasPrefix(e.Key, []byte(removedRows)) {
 		var row removedRow
-		if err != nil || decode(e.Key, e.Value, &row) != nil || row.RemovedAt.Before(before) {
-			keys = append(keys, bytes.Clone(e.Key))
-		}
+		err := decode(e.Key, e.Value, &row)
+		return err == nil && row.RemovedAt.Before(before), err
 	}
-	for e, err := range v.Scan([]byte(usedRows)) {
-		if err != nil && e.Key == nil {
-			return nil, err
-		}
-		ns, d, err := parseUsedKey(e.Key)
-		if err != nil {
-			return nil, err
-		}
-		named, err := v.named(ns, d)
-		if err != nil {
-			return nil, err
-		}
-		if !named {
-			keys = append(keys, bytes.Clone(e.Key))
-		}
+	ns, target, err := parseUsedKey(e.Key)
+	if err != nil {
+		return false, err
 	}
-	return keys, nil
+	named, err := v.named(ns, target)
+	return !named && err == nil, err
 }

@@ -80,7 +80,7 @@ func (s *search) why(start node, most int) (paths []Path, total int, err error) 
 	for len(queue) > 0 {
 		at := queue[0]
 		queue = queue[1:]
-		root, err := s.above(at, func(up node, l link) bool {
+		root, err := s.aboveRow(at, func(up node, l link) bool {
 			if _, ok := met[up]; !ok {
 				met[up] = step{at, l.String()}
 				queue = append(queue, up)
@@ -90,28 +90,43 @@ func (s *search) why(start node, most int) (paths []Path, total int, err error) 
 		if err != nil {
 			return nil, 0, err
 		}
-		if ids := s.flat[start]; at == start && root == "" && len(ids) > 0 {
-			root = s.leaseName(ids[0])
-		}
-		if root == "" {
-			continue
-		}
-		if total++; len(paths) == most {
-			continue
-		}
-		var path Path
-		by := root
-		for n := at; n != ""; n = met[n].down {
-			subject, err := subjectOf(n)
-			if err != nil {
-				return nil, 0, err
+		for _, by := range s.reasons(at, at == start, root) {
+			if total++; len(paths) == most {
+				continue
 			}
-			path = append(path, Step{subject, by})
-			by = met[n].by
+			var path Path
+			for n := at; n != ""; n = met[n].down {
+				subject, err := subjectOf(n)
+				if err != nil {
+					return nil, 0, err
+				}
+				path = append(path, Step{subject, by})
+				by = met[n].by
+			}
+			paths = append(paths, path)
 		}
-		paths = append(paths, path)
 	}
 	return paths, total, nil
+}
+
+// reasons lists what keeps a node for its own sake: leases, of which a flat one keeps nothing below,
+// running operations, and what its own row says.
+func (s *search) reasons(n node, itself bool, own string) (list []string) {
+	for _, id := range s.keeps[n] {
+		list = append(list, s.leaseName(id))
+	}
+	if itself {
+		for _, id := range s.flat[n] {
+			list = append(list, s.leaseName(id))
+		}
+	}
+	switch {
+	case own != "":
+		list = append(list, own)
+	case itself && s.all:
+		list = append(list, "a running operation, which holds everything")
+	}
+	return list
 }
 
 // String is the first of the places of a document, if it is one.
