@@ -104,6 +104,11 @@ type (
 	// Eviction is what was given up of images, or would be.
 	Eviction = gc.Eviction
 
+	// Watermark is how full a store may get.
+	Watermark = gc.Watermark
+	// Use is what an image is needed for, besides having a name.
+	Use = metadata.Use
+
 	// ProgressEvent is one thing that happened during a long operation.
 	ProgressEvent = progress.Event
 	// ProgressSink takes events, from several goroutines at once.
