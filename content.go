@@ -65,6 +65,7 @@ func (s *Store) Fetch(ctx context.Context, reference string, o PullOptions) (str
 	}
 	res, err := transfer.Pull(ctx, s.place(), s.reg, r, o)
 	if err == nil {
+		s.makeRoom(ctx, res.Name)
 		return res.Name + "@" + res.Digest.String(), nil
 	}
 	whole := r.WithoutDigest()

@@ -40,6 +40,7 @@ func Copy(ctx context.Context, from, to Endpoint, o CopyOptions) (*CopyResult, e
 		if err != nil {
 			return nil, fmt.Errorf("copy %s: %w", from, err)
 		}
+		o.Store.touch(ctx, img)
 		from.Ref = img.Name
 	}
 	return transfer.Copy(ctx, o.Store.reg, from, to, inner)

@@ -26,7 +26,7 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 	o.LeaveEvicted = s.gc.DiscardUnpacked
 	res, err := transfer.Pull(ctx, s.place(), s.reg, r, o)
 	if err == nil && !o.OnlyPlan {
-		s.discardUnpacked(ctx, res.Name)
+		s.brought(ctx, res.Name)
 	}
 	return res, err
 }
@@ -52,6 +52,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o Expor
 		if err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
+		s.touch(ctx, img)
 		full = append(full, img.Name)
 	}
 	return transfer.Export(ctx, s.place(), w, full, inner)
@@ -64,7 +65,26 @@ func (s *Store) ExportFile(ctx context.Context, file string, names []string, o E
 
 // Import reads images from an archive. See [transfer.Import].
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*ImportResult, error) {
-	return s.imported(ctx)(transfer.Import(ctx, s.place(), r, o))
+	res, err := transfer.Import(ctx, s.place(), r, o)
+	return s.imported(ctx, res, err)
+}
+
+// imported ends an import.
+func (s *Store) imported(ctx context.Context, res *ImportResult, err error) (*ImportResult, error) {
+	if err == nil {
+		var names []string
+		for _, img := range res.Images {
+			names = append(names, img.Name)
+		}
+		s.brought(ctx, names...)
+	}
+	return res, err
+}
+
+// brought does what the policies say of images that have just come.
+func (s *Store) brought(ctx context.Context, names ...string) {
+	s.discardUnpacked(ctx, names...)
+	s.makeRoom(ctx, names...)
 }
 
 // ImportFile is [Store.Import] from a file, or from the folder of an OCI layout.
@@ -74,7 +94,8 @@ func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (r
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	if info.IsDir() {
-		return s.imported(ctx)(transfer.ImportDir(ctx, s.place(), file, o))
+		res, err := transfer.ImportDir(ctx, s.place(), file, o)
+		return s.imported(ctx, res, err)
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -108,20 +129,39 @@ func (s *Store) Tag(ctx context.Context, src, dst string, force bool) error {
 	return nil
 }
 
-// RemoveImages takes names away and returns those that went. Content goes at the next collection.
-func (s *Store) RemoveImages(ctx context.Context, names ...string) ([]string, error) {
-	var full []string
+// RemoveOptions tunes [Store.RemoveImages].
+type RemoveOptions struct {
+	Collect bool // delete what only the images kept before returning, whatever the store's options say
+}
+
+// RemoveReport is what [Store.RemoveImages] took away.
+type RemoveReport struct {
+	Names []string // of images
+	Freed PruneReport
+}
+
+// RemoveImages takes names away. Content goes at the next collection, which may be at once: see
+// [GCOptions]. Until then [Store.RestoreImage] brings names back. The report is nil if no name went.
+func (s *Store) RemoveImages(ctx context.Context, names []string, o RemoveOptions) (*RemoveReport, error) {
+	report := &RemoveReport{}
+	var targets []Digest
 	for _, n := range names {
 		img, err := s.find(ctx, n)
 		if err != nil {
 			return nil, fmt.Errorf("remove %s: %w", n, err)
 		}
-		full = append(full, img.Name)
+		report.Names = append(report.Names, img.Name)
+		targets = append(targets, img.Target.Digest)
 	}
-	if _, err := s.meta.RemoveImages(ctx, s.ns, full...); err != nil {
+	if _, err := s.meta.RemoveImages(ctx, s.ns, report.Names...); err != nil {
 		return nil, fmt.Errorf("remove %s: %w", strings.Join(names, " "), err)
 	}
-	return full, nil
+	if !o.Collect && !s.gc.OnRemoval {
+		return report, nil
+	}
+	freed, err := s.Prune(ctx, PruneOptions{Below: targets})
+	report.Freed = *freed
+	return report, err
 }
 
 // LabelImage sets labels of an image; an empty value removes one.

@@ -69,17 +69,3 @@ func (s *Store) discardUnpacked(ctx context.Context, names ...string) {
 		s.log.Warn("unpacked layers were not discarded", "reason", err)
 	}
 }
-
-// imported ends an import.
-func (s *Store) imported(ctx context.Context) func(*ImportResult, error) (*ImportResult, error) {
-	return func(res *ImportResult, err error) (*ImportResult, error) {
-		var names []string
-		if res != nil {
-			for _, img := range res.Images {
-				names = append(names, img.Name)
-			}
-		}
-		s.discardUnpacked(ctx, names...)
-		return res, err
-	}
-}

@@ -108,6 +108,7 @@ func (s *Store) hold(ctx context.Context, name string, platform *Platform) (*ima
 				err = hold.Add(ctx, parts.Digests()...)
 			}
 			if err == nil {
+				s.touch(ctx, now)
 				return parts, hold, nil
 			}
 		}

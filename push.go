@@ -22,5 +22,6 @@ func (s *Store) Push(ctx context.Context, name, target string, o PushOptions) (*
 	if err != nil {
 		return nil, fmt.Errorf("push %s: %w", name, err)
 	}
+	s.touch(ctx, img)
 	return transfer.Push(ctx, s.place(), s.reg, img.Name, to, o)
 }

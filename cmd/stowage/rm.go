@@ -14,7 +14,8 @@ func rmCommand(a *app, name string) *cobra.Command {
 		Use:   name + " REF...",
 		Short: "Take names of images away",
 		Long: `Takes names of images away. Names go at once and content at the next collection; with
---gc that is before the command ends.`,
+--gc, or on_removal in the [gc] section of the configuration, what only the images needed goes
+before the command ends. Until it went "image restore" brings names back.`,
 		Example: "  stowage rmi alpine\n  stowage rmi --gc $(stowage images -q)",
 		Args:    cobra.MinimumNArgs(1),
 	}
@@ -27,17 +28,13 @@ func rmCommand(a *app, name string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		gone, err := s.RemoveImages(cmd.Context(), args...)
-		if err != nil {
+		r, err := s.RemoveImages(cmd.Context(), args, stowage.RemoveOptions{Collect: collect})
+		if r == nil {
 			return err
 		}
-		for _, n := range gone {
+		for _, n := range r.Names {
 			fmt.Fprintln(a.out, n)
 		}
-		if !collect {
-			return nil
-		}
-		_, err = s.Prune(cmd.Context(), stowage.PruneOptions{})
 		return err
 	}
 	return cmd

@@ -67,7 +67,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 
 	pull, push, images, tag, rmi := pullCommand, pushCommand, lsCommand, tagCommand, rmCommand
 	image := group("image", "Work with images", []string{"i"},
-		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"), restoreCommand(a),
+		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "ls"), infoCommand(a), inspectCommand(a), tag(a, "tag"), rmi(a, "rm"), restoreCommand(a), pruneCommand(a),
 		labelImageCommand(a), checkCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		mountCommand(a), unmountCommand(a), unpackCommand(a), usageCommand(a))
 	cmd.AddCommand(image,
@@ -178,7 +178,10 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 
 // gcOptions are what was configured of collection.
 func (a *app) gcOptions() stowage.GCOptions {
-	o := stowage.GCOptions{Grace: time.Duration(a.conf.GC.Grace), DiscardUnpacked: a.conf.GC.DiscardUnpacked}
+	o := stowage.GCOptions{
+		Grace: time.Duration(a.conf.GC.Grace), OnRemoval: a.conf.GC.OnRemoval, DiscardUnpacked: a.conf.GC.DiscardUnpacked,
+		High: stowage.Watermark(a.conf.GC.High), Low: stowage.Watermark(a.conf.GC.Low),
+	}
 	if o.Grace == 0 {
 		o.Grace = -1 // which is what none is called there
 	}

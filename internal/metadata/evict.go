@@ -11,15 +11,6 @@ import (
 	"github.com/stowage/stowage/internal/kv"
 )
 
-// criPinLabel is how the kubelet's images are pinned.
-const criPinLabel, criPinned = "io.cri-containerd.pinned", "pinned"
-
-// Pinned tells whether labels say that an image stays, whatever becomes of others.
-func Pinned(labels map[string]string) bool {
-	_, ok := labels[PinLabel]
-	return ok || labels[criPinLabel] == criPinned
-}
-
 // Unpacked takes stock of the layers that may be evicted: of the images called so in a namespace,
 // or if none are named of all, in every namespace. The rounds of the sweep then give up those of which
 // all of this holds, and say of every image with one that it is lazy:
@@ -197,7 +188,7 @@ func (e *eviction) use(m image.Digest) (u use, err error) {
 	u = unused
 	for _, n := range images {
 		row, err := e.image(n.namespace, n.name)
-		if err != nil || Pinned(row.Labels) {
+		if err != nil || pinnedBy(row.Labels) != "" {
 			return needed, err
 		}
 		if !row.uses(m) {

@@ -66,13 +66,22 @@ func (s *Store) Uses(ctx context.Context, ns, name string) (list []Use, err erro
 	return list, err
 }
 
+// pinnedBy is the label that says that an image stays, whatever becomes of others; empty: none.
+func pinnedBy(labels map[string]string) string {
+	switch {
+	case labels[PinLabel] != "":
+		return PinLabel
+	case labels[criPinLabel] == criPinned:
+		return criPinLabel + "=" + criPinned
+	default:
+		return ""
+	}
+}
+
 // uses tells what an image is needed for, of leases that count.
 func (v view) uses(ns string, img Image, live []liveLease) (list []Use, err error) {
-	if img.Labels[PinLabel] != "" {
-		list = append(list, Use{Kind: UsePinned, By: PinLabel})
-	}
-	if img.Labels[criPinLabel] == criPinned {
-		list = append(list, Use{Kind: UsePinned, By: criPinLabel + "=" + criPinned})
+	if label := pinnedBy(img.Labels); label != "" {
+		list = append(list, Use{Kind: UsePinned, By: label})
 	}
 	documents, err := v.documentsOf(img.Target.Digest)
 	if err != nil {

@@ -12,24 +12,6 @@ import (
 	"github.com/stowage/stowage/internal/ref"
 )
 
-// GCOptions say when what is not needed goes. The zero value lets it wait for [Store.Prune].
-type GCOptions struct {
-	// Grace is how long removed names are remembered, and what interrupted operations have left is
-	// kept. 0: 24h; negative: not at all.
-	Grace time.Duration
-	// DiscardUnpacked gives up the packed layers of an image after a pull or an import has unpacked it,
-	// as [Store.Evict] does. Pulls then leave out what was evicted, and is not to be unpacked.
-	DiscardUnpacked bool
-}
-
-// grace is how long things are remembered and kept.
-func (s *Store) grace() time.Duration {
-	if s.gc.Grace == 0 {
-		return 24 * time.Hour
-	}
-	return max(s.gc.Grace, 0)
-}
-
 // RemovedImages lists by name the names that were taken away within the grace time.
 func (s *Store) RemovedImages(ctx context.Context) ([]RemovedImage, error) {
 	return s.meta.Removed(ctx, s.ns, time.Now().Add(-s.grace()))
