@@ -217,7 +217,7 @@ func (s *Store) mirrored(ctx context.Context, registry string, want []Descriptor
 }
 
 // rebuild makes a new database, of the blobs and the journal of names, and moves the old one
-// aside. Stopped at any moment, it leaves the old one, or none, which counts as damaged as well.
+// aside, and the folders of snapshots, which no row names any more. Stopped at any moment, it leaves the old one, or none, which counts as damaged as well.
 func (s *Store) rebuild(ctx context.Context) (err error) {
 	// One at a time, and no collection meanwhile.
 	block, err := s.meta.BlockRounds(ctx)
@@ -243,6 +243,12 @@ func (s *Store) rebuild(ctx context.Context) (err error) {
 	}
 	if err := s.flush(fresh); err != nil {
 		return err
+	}
+	// Until there is a database again nobody sweeps.
+	for _, name := range snapshotters {
+		if err := snapshot.SetAllAside(name, filepath.Join(s.root, "snapshots", name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	aside := old + "." + time.Now().UTC().Format("20060102T150405")
 	if err := os.Rename(old, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -188,6 +188,31 @@ func (s *Store) SetAside(ctx context.Context, key string) (moved string, err err
 	return s.aside(row.Folder)
 }
 
+// SetAllAside moves the folders of the snapshotter whose folder is dir to snapshots/quarantine, when the rows
+// that named them are lost: what somebody wrote there cannot be told from what can be made again. What
+// is mounted stays mounted.
+func SetAllAside(name, dir string) error {
+	s := &Store{name: name, dir: dir}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || len(e.Name()) != nameLength {
+			continue
+		}
+		lock, err := lockFree(s.Path(e.Name()))
+		if err == nil && lock != nil { // else somebody fills it
+			_, err = s.aside(e.Name())
+			err = errors.Join(err, release(lock))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // aside moves a folder to the quarantine.
 func (s *Store) aside(name string) (moved string, err error) {
 	aside := filepath.Join(filepath.Dir(s.dir), asideDir)
