@@ -24,6 +24,7 @@ var allowed = map[string]string{
 	"par":      "",
 	"progress": "",
 	"rate":     "",
+	"mark":     "flock vfs",
 	"mount":    "",
 	"inflate":  "",
 
