@@ -102,10 +102,14 @@ func (d *osDisk) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
+	list := make([]osEntry, len(entries))
 	for i, e := range entries {
-		entries[i] = osEntry{e, d, name}
+		list[i] = osEntry{e, e.Name(), d, name}
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
+	slices.SortFunc(list, func(a, b osEntry) int { return cmp.Compare(a.name, b.name) })
+	for i := range list {
+		entries[i] = &list[i]
+	}
 	return entries, nil
 }
 
@@ -215,11 +219,14 @@ func (f osFile) control(op string, call func(fd int) error) error {
 // osEntry describes itself through the root, wherever its folder has been moved.
 type osEntry struct {
 	fs.DirEntry
+	name string
 	disk *osDisk
 	dir  string
 }
 
-func (e osEntry) Info() (fs.FileInfo, error) { return e.disk.Lstat(path.Join(e.dir, e.Name())) }
+func (e *osEntry) Name() string { return e.name }
+
+func (e *osEntry) Info() (fs.FileInfo, error) { return e.disk.Lstat(path.Join(e.dir, e.name)) }
 
 // osInfo is a [fs.FileInfo] over what the kernel says.
 type osInfo struct {

@@ -202,6 +202,17 @@ func listBlobs(t *testing.T, s content.Store) {
 	if n != len(want) {
 		t.Errorf("got %d blobs, want %d", n, len(want))
 	}
+	seen := map[digest.Digest]bool{}
+	for d, err := range s.Digests(t.Context()) {
+		must(t, err)
+		if _, ok := want[d]; !ok || seen[d] {
+			t.Errorf("got %s, which was not stored or comes twice", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) != len(want) {
+		t.Errorf("got %d digests, want %d", len(seen), len(want))
+	}
 	n = 0
 	for _, err := range s.Blobs(t.Context()) {
 		must(t, err)
@@ -209,10 +220,17 @@ func listBlobs(t *testing.T, s content.Store) {
 			break // a caller may stop
 		}
 	}
+	for _, err := range s.Digests(t.Context()) {
+		must(t, err)
+		break
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, err := range s.Blobs(ctx) {
 		kind(t, "a cancelled listing", err, context.Canceled)
+	}
+	for _, err := range s.Digests(ctx) {
+		kind(t, "a cancelled listing of digests", err, context.Canceled)
 	}
 }
 

@@ -16,7 +16,6 @@
 package dir
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,42 +171,60 @@ func absent(err error) error {
 // Blobs implements [content.Store].
 func (s *Store) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
 	return func(yield func(content.Info, error) bool) {
-		for _, a := range algorithms {
-			for info, err := range s.blobs(ctx, a) {
-				if err != nil {
-					yield(content.Info{}, fmt.Errorf("list blobs: %w", err))
-					return
-				}
-				if !yield(info, nil) {
-					return
-				}
+		for e, err := range s.entries(ctx) {
+			var fi fs.FileInfo
+			if err == nil {
+				fi, err = e.Info()
+			}
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // it went meanwhile
+			case err != nil:
+				yield(content.Info{}, fmt.Errorf("list blobs: %w", err))
+				return
+			case !yield(s.describe(e.digest, fi), nil):
+				return
 			}
 		}
 	}
 }
 
-func (s *Store) blobs(ctx context.Context, a digest.Algorithm) iter.Seq2[content.Info, error] {
-	return func(yield func(content.Info, error) bool) {
-		entries, err := s.disk.ReadDir(algorithmDir(a))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			yield(content.Info{}, err)
-			return
+// Digests implements [content.Store].
+func (s *Store) Digests(ctx context.Context) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		for e, err := range s.entries(ctx) {
+			if err != nil {
+				err = fmt.Errorf("list blobs: %w", err)
+			}
+			if !yield(e.digest, err) || err != nil {
+				return
+			}
 		}
-		for _, e := range entries {
-			d := digest.NewDigestFromEncoded(a, e.Name())
-			if !e.Type().IsRegular() || content.Validate(d) != nil {
-				continue
-			}
-			fi, err := e.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err = cmp.Or(ctx.Err(), err); err != nil {
-				yield(content.Info{}, err)
+	}
+}
+
+// An entry is one of a folder of blobs.
+type entry struct {
+	fs.DirEntry
+	digest digest.Digest
+}
+
+// entries yields those that are blobs, and ends with the first error.
+func (s *Store) entries(ctx context.Context) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		for _, a := range algorithms {
+			list, err := s.disk.ReadDir(algorithmDir(a))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				yield(entry{}, err)
 				return
 			}
-			if !yield(s.describe(d, fi), nil) {
-				return
+			for _, e := range list {
+				d := digest.NewDigestFromEncoded(a, e.Name())
+				if !e.Type().IsRegular() || content.Validate(d) != nil {
+					continue
+				}
+				if err := ctx.Err(); !yield(entry{e, d}, err) || err != nil {
+					return
+				}
 			}
 		}
 	}

@@ -108,6 +108,17 @@ func (s *Store) Quarantine(_ context.Context, d digest.Digest) (string, error) {
 	return name, nil
 }
 
+// Digests implements [content.Store].
+func (s *Store) Digests(ctx context.Context) iter.Seq2[digest.Digest, error] {
+	return func(yield func(digest.Digest, error) bool) {
+		for info, err := range s.Blobs(ctx) {
+			if !yield(info.Digest, err) {
+				return
+			}
+		}
+	}
+}
+
 // Blobs implements [content.Store].
 func (s *Store) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
 	return func(yield func(content.Info, error) bool) {
