@@ -25,7 +25,8 @@ import (
 // blobs is the little that collection needs of a content store.
 type blobs interface {
 	Delete(ctx context.Context, d image.Digest) error
-	Blobs(ctx context.Context) iter.Seq2[content.Info, error]
+	Digests(ctx context.Context) iter.Seq2[image.Digest, error]
+	Info(ctx context.Context, d image.Digest) (content.Info, error)
 	Ingests(ctx context.Context) ([]content.Status, error)
 	Abort(ctx context.Context, key string) error
 }
@@ -150,28 +151,53 @@ func (r *run) run(ctx context.Context) error {
 // old tells whether something is beyond the grace time.
 func (r *run) old(at time.Time) bool { return r.All || time.Since(at) > r.Grace }
 
-// batch is how many strays are looked up at once.
+// batch is how many blobs are looked up at once.
 const batch = 512
 
 // strays adds the blobs of the content store that are older than grace and that no row knows. They
 // are listed before the rows are looked at, so that what is committed meanwhile is not among them.
 func (r *run) strays(ctx context.Context) error {
-	var list []metadata.Garbage
-	for b, err := range r.Content.Blobs(ctx) {
+	var list []image.Digest
+	for d, err := range r.Content.Digests(ctx) {
 		if err != nil {
 			return err
 		}
-		if r.old(b.CreatedAt) {
-			list = append(list, metadata.Garbage{Digest: b.Digest, Size: b.Size})
-		}
-		if len(list) == batch {
-			if err := r.sweep.Strays(ctx, list); err != nil {
+		if list = append(list, d); len(list) == batch {
+			if err := r.unknown(ctx, list); err != nil {
 				return err
 			}
 			list = list[:0]
 		}
 	}
-	return r.sweep.Strays(ctx, list)
+	return r.unknown(ctx, list)
+}
+
+// unknown adds those of list that are strays. Only at few of them the disk is looked at.
+func (r *run) unknown(ctx context.Context, list []image.Digest) error {
+	known, err := r.Meta.HasBlobs(ctx, list...)
+	if err != nil {
+		return err
+	}
+	var strays []metadata.Garbage
+	for _, d := range list {
+		if known[d] {
+			continue
+		}
+		b, err := r.Content.Info(ctx, d)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if r.old(b.CreatedAt) {
+			strays = append(strays, metadata.Garbage{Digest: d, Size: b.Size})
+		}
+	}
+	if len(strays) == 0 {
+		return nil
+	}
+	return r.sweep.Strays(ctx, strays)
 }
 
 // rounds takes away what was found.

@@ -68,17 +68,27 @@ func (d *disk) Delete(_ context.Context, b image.Digest) error {
 	return nil
 }
 
-func (d *disk) Blobs(context.Context) iter.Seq2[content.Info, error] {
+func (d *disk) Digests(context.Context) iter.Seq2[image.Digest, error] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	there := maps.Clone(d.blobs)
-	return func(yield func(content.Info, error) bool) {
-		for b, at := range there {
-			if !yield(content.Info{Digest: b, Size: 10, CreatedAt: at}, nil) {
+	return func(yield func(image.Digest, error) bool) {
+		for b := range there {
+			if !yield(b, nil) {
 				return
 			}
 		}
 	}
+}
+
+func (d *disk) Info(_ context.Context, b image.Digest) (content.Info, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok := d.blobs[b]
+	if !ok {
+		return content.Info{}, errdefs.ErrNotFound
+	}
+	return content.Info{Digest: b, Size: 10, CreatedAt: at}, nil
 }
 
 func (d *disk) Ingests(context.Context) ([]content.Status, error) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -86,29 +85,36 @@ func (p *process) Delete(ctx context.Context, d image.Digest) error {
 	return p.call(func() error { return p.Store.Delete(ctx, d) })
 }
 
-func (p *process) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
-	return func(yield func(content.Info, error) bool) {
-		var list []content.Info
+func (p *process) Digests(ctx context.Context) iter.Seq2[image.Digest, error] {
+	return func(yield func(image.Digest, error) bool) {
+		var list []image.Digest
 		err := p.call(func() error {
-			for info, err := range p.Store.Blobs(ctx) {
+			for d, err := range p.Store.Digests(ctx) {
 				if err != nil {
 					return err
 				}
-				list = append(list, info)
+				list = append(list, d)
 			}
-			// The same for the same sequence.
-			slices.SortFunc(list, func(a, b content.Info) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+			slices.Sort(list) // the same for the same sequence
 			return nil
 		})
-		for _, info := range list {
-			if !yield(info, nil) {
+		for _, d := range list {
+			if !yield(d, nil) {
 				return
 			}
 		}
 		if err != nil {
-			yield(content.Info{}, err)
+			yield("", err)
 		}
 	}
+}
+
+func (p *process) Info(ctx context.Context, d image.Digest) (info content.Info, err error) {
+	err = p.call(func() error {
+		info, err = p.Store.Info(ctx, d)
+		return err
+	})
+	return info, err
 }
 
 // A slowReader takes its time, so that whoever bounds the length of transactions ends them.
