@@ -152,7 +152,7 @@ func (r *run) run(ctx context.Context) error {
 func (r *run) old(at time.Time) bool { return r.All || time.Since(at) > r.Grace }
 
 // batch is how many blobs are looked up at once.
-const batch = 512
+const batch = 2048
 
 // strays adds the blobs of the content store that are older than grace and that no row knows. They
 // are listed before the rows are looked at, so that what is committed meanwhile is not among them.
