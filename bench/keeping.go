@@ -127,10 +127,10 @@ func (b *bench) keepImages(ctx context.Context, images int) (results []result, e
 			before: func() []string { return remove(images / 100) }, command: collect(),
 		},
 		{
-			name: "gc, of every second image", once: true, reports: true,
+			name: "gc, of half the images", once: true, reports: true,
 			before: func() []string { return remove(images / 2) }, command: collect(),
 		},
-		{name: "gc --compact, after that", once: true, reports: true, command: collect("--compact")},
+		{name: "gc --compact, after that", once: true, command: collect("--compact")},
 	} {
 		r := result{name: fmt.Sprintf("%s, of %d", a.name, images), limit: a.limit}
 		for run := 0; run == 0 || run < b.runs && !a.once; run++ {
@@ -180,7 +180,7 @@ func fileSize(name string) (int64, error) {
 // longestPause reads how long a collection kept the database to itself, at most.
 func longestPause(report []byte) (time.Duration, error) {
 	var r struct {
-		Longest time.Duration `json:"longestPause"`
+		Longest time.Duration `json:"longest"`
 	}
 	if err := json.Unmarshal(report, &r); err != nil {
 		return 0, fmt.Errorf("report of a collection: %w", err)
