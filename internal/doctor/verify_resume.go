@@ -51,7 +51,9 @@ func VerifyAll(ctx context.Context, store content.Store, file string, resume boo
 		if time.Since(kept) >= keepEvery {
 			keep()
 		}
-		report(f)
+		if f.Verdict != Missing { // it was there when it was listed: a collection took it
+			report(f)
+		}
 	})
 	if err != nil {
 		keep()

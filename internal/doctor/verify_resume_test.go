@@ -133,6 +133,29 @@ func TestVerifyKeepsItsPlace(t *testing.T) {
 	})
 }
 
+// What is collected while a run is under way is not missing.
+func TestVerifyBesideCollection(t *testing.T) {
+	var sizes []int
+	for i := range 100 {
+		sizes = append(sizes, 100-i)
+	}
+	s, list := sized(t, sizes...)
+	n := 0
+	err := VerifyAll(t.Context(), s, filepath.Join(t.TempDir(), "verify"), false, VerifyOptions{}, func(f BlobFinding) {
+		if n++; n == 1 {
+			if err := s.Delete(t.Context(), list[99].Digest); err != nil {
+				t.Error(err)
+			}
+		}
+		if f.Verdict != OK {
+			t.Errorf("%s is %s", f.Digest, f.Verdict)
+		}
+	})
+	if err != nil || n < 99 {
+		t.Errorf("%d blobs were reported, %v; want the other 99", n, err)
+	}
+}
+
 // What is not a checkpoint as it is written makes a run start anew.
 func TestDamagedCheckpoint(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "verify")
