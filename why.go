@@ -16,7 +16,9 @@ import (
 // WhyReport says what keeps something.
 type WhyReport struct {
 	Subject WhyStep `json:"subject"`
-	Size    int64   `json:"size"` // bytes of its own: of a blob, or what a snapshot takes on the disk
+	Size    int64   `json:"size"` // bytes of its own: of a blob that is here, or what a snapshot takes on the disk
+	// Missing is set for a blob that is not here: one that is fetched when it is needed, or damage.
+	Missing bool `json:"missing,omitempty"`
 	// Paths lead from what is kept for its own sake, or by a lease or a running operation, down to
 	// the subject.
 	Paths [][]WhyStep `json:"paths"`
@@ -138,13 +140,9 @@ func (s *Store) subject(ctx context.Context, what string, r *WhyReport) (subject
 		}
 	}
 	if d, err := s.digestOf(ctx, what); err == nil {
-		info, err := s.content.Info(ctx, d)
-		if err == nil {
-			r.Size = info.Size
-			return metadata.Subject{Digest: d}, nil
-		}
-		if !errdefs.IsNotFound(err) {
-			return subject, err
+		known, err := s.knownBlob(ctx, d, r)
+		if known || err != nil {
+			return metadata.Subject{Digest: d}, err
 		}
 	} else if _, _, prefix := ref.ParseDigestPrefix(what); prefix && !errdefs.IsNotFound(err) {
 		return subject, err
@@ -164,6 +162,18 @@ func (s *Store) subject(ctx context.Context, what string, r *WhyReport) (subject
 		}
 	}
 	return subject, fmt.Errorf("no image, blob or snapshot is called so: %w", errdefs.ErrNotFound)
+}
+
+// knownBlob tells whether a blob is here, or something points to it.
+func (s *Store) knownBlob(ctx context.Context, d Digest, r *WhyReport) (bool, error) {
+	info, err := s.content.Info(ctx, d)
+	if !errdefs.IsNotFound(err) {
+		r.Size = info.Size
+		return err == nil, err
+	}
+	edges, err := s.meta.ReferencedBy(ctx, d)
+	r.Missing = len(edges) > 0
+	return r.Missing, err
 }
 
 // spaces names all namespaces, the store's own first.

@@ -66,6 +66,8 @@ func printWhy(w *tabwriter.Writer, r *stowage.WhyReport, ns string) {
 	}
 	f := r.Frees
 	switch {
+	case r.Missing:
+		fmt.Fprintln(w, "it is not here; `stowage image check` says whether that is damage")
 	case r.Roots == 0:
 		fmt.Fprintf(w, "nothing keeps it: `stowage gc` would free its %s\n", humanSize(r.Size))
 	case f == nil:

@@ -69,7 +69,7 @@ type Report struct {
 	Images    []string           `json:"images"`   // whose time was over
 	Ingests   []string           `json:"ingests"`  // by key
 	Bytes     int64              `json:"bytes"`    // of the blobs
-	Unpacked  snapshot.Usage     `json:"unpacked"` // of the folders; not known beforehand
+	Unpacked  snapshot.Usage     `json:"unpacked"` // of the folders; beforehand the bytes alone, as their rows say
 	// Longest is for how long the database was locked at most.
 	Longest time.Duration `json:"longest"`
 }
@@ -132,6 +132,9 @@ func (r *run) run(ctx context.Context) error {
 		r.report.add(found)
 		for _, g := range found.Blobs {
 			r.report.addBlob(g)
+		}
+		if err == nil {
+			r.report.Unpacked.Size, err = r.Meta.FreedFolders(ctx, found.Snapshots)
 		}
 		if err == nil && !local {
 			err = r.ingests(ctx)

@@ -82,27 +82,32 @@ func (v view) addNeeds(list *Needs) error {
 // FreedFolders tells what the folders take on the disk that no other row would name if the rows of
 // some snapshots were gone, in bytes.
 func (s *Store) FreedFolders(ctx context.Context, gone []KnownSnapshot) (size int64, err error) {
-	err = s.view(ctx, func(v view) error {
-		rows := map[string]bool{}
-		for _, row := range gone {
-			rows[string(snapshotKey(row.Namespace, row.Snapshotter, row.Key))] = true
-		}
-		met := map[SnapshotFolder]bool{}
-		for _, row := range gone {
+	rows := map[string]bool{}
+	for _, row := range gone {
+		rows[string(snapshotKey(row.Namespace, row.Snapshotter, row.Key))] = true
+	}
+	met := map[SnapshotFolder]bool{}
+	err = s.inventory().looks(ctx, func(l *look) (bool, error) {
+		for len(gone) > 0 {
+			row := gone[0]
+			gone = gone[1:]
 			f := SnapshotFolder{row.Snapshotter, row.Folder}
 			if met[f] || f.Folder == "" {
 				continue
 			}
 			met[f] = true
-			named, err := v.folderRows(f.Snapshotter, f.Folder)
+			named, err := l.folderRows(f.Snapshotter, f.Folder)
 			if err != nil {
-				return err
+				return false, err
 			}
 			if !slices.ContainsFunc(named, func(k string) bool { return strings.HasPrefix(k, snapshotRows) && !rows[k] }) {
 				size += row.Size
 			}
+			if l.over() {
+				return false, nil
+			}
 		}
-		return nil
+		return true, nil
 	})
 	return size, err
 }
