@@ -37,8 +37,11 @@ func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r co
 		return r, err
 	}
 	lazy, findErr := s.meta.OnDemand(ctx, d)
-	if findErr != nil || lazy == nil {
-		return nil, errors.Join(err, findErr)
+	if findErr != nil {
+		return nil, findErr
+	}
+	if lazy == nil {
+		return s.content.Open(ctx, d) // somebody may just have brought it
 	}
 	// Until it is open, nobody may evict it again.
 	hold, err := s.meta.Hold(ctx, s.ns, d)

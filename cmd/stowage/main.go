@@ -170,6 +170,7 @@ func (a *app) hint(ctx context.Context, err error) string {
 	var usage usageError
 	var missing *stowage.MissingError
 	var partial *stowage.PartialError
+	var lost *stowage.LostError
 	switch {
 	case errors.As(err, &known):
 		return known.hint
@@ -179,6 +180,10 @@ func (a *app) hint(ctx context.Context, err error) string {
 		return "what was fetched is kept; the same command goes on from there"
 	case errors.As(err, &usage):
 		return "see `" + a.ran + " --help`"
+	case errors.As(err, &lost) && !errors.As(err, &missing):
+		return "try again when it can be reached; `stowage content import ARCHIVE` takes what is missing from an archive that has it"
+	case errors.As(err, &lost):
+		return "`stowage content import ARCHIVE` takes what is missing from an archive that has it"
 	case errors.As(err, &partial):
 		return "`--platform P` moves the platforms that are whole, and `stowage pull --all-platforms " + partial.Name + "` gets the others"
 	case errors.As(err, &missing) && a.runs("push"):

@@ -32,7 +32,8 @@ func TestMain(m *testing.M) {
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
 //	delete REPO DIGEST   makes the registry at $REG lose a blob
-//	gets HOST DIGEST...  fails unless exactly these blobs were read from a registry since the last time, each once
+//	gets HOST DIGEST...  fails unless exactly these blobs were read from a registry since the last time, each once;
+//	                     - is whatever they were
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -180,7 +181,7 @@ func cmdGets(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	log.Forget()
 	slices.Sort(got)
-	if want := slices.Sorted(slices.Values(args[1:])); !slices.Equal(got, want) {
+	if want := slices.Sorted(slices.Values(args[1:])); !slices.Equal(got, want) && args[len(args)-1] != "-" {
 		ts.Fatalf("blobs read from %s:\n%s\nwant:\n%s", args[0], strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

@@ -108,9 +108,9 @@ type eviction struct {
 type use byte
 
 const (
-	needed  use = iota // they have nothing else
-	unused             // none
-	spare              // none any more: all of them have it unpacked
+	needed use = iota // they have nothing else
+	unused            // none
+	spare             // none any more: all of them have it unpacked
 )
 
 func (v view) eviction(live []liveLease) *eviction {
@@ -202,10 +202,10 @@ func (e *eviction) use(m image.Digest) (u use, err error) {
 	return u, nil
 }
 
-// uses tells whether an image has a use for what is below one of its manifests.
+// uses tells whether an image was asked for with what is below one of its manifests.
 func (row imageRow) uses(m image.Digest) bool {
 	i := slices.IndexFunc(row.Platforms, func(p PlatformState) bool { return p.Manifest.Digest == m })
-	return i < 0 || row.Platforms[i].State != Absent
+	return i < 0 || row.Platforms[i].Wanted
 }
 
 // unpacked tells whether a namespace has a manifest's whole stack of layers, in whatever

@@ -51,6 +51,7 @@ func (e *LostError) Error() string {
 		reason := "nothing says where it came from"
 		if len(l.Tried) > 0 {
 			reason = strings.ReplaceAll(errors.Join(l.Tried...).Error(), "\n", "; ")
+			reason = strings.ReplaceAll(reason, " "+l.Digest.String(), "")
 		}
 		if because[reason] == nil {
 			reasons = append(reasons, reason)
