@@ -1,6 +1,8 @@
 package doctor
 
 import (
+	"context"
+	"encoding/hex"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -9,13 +11,28 @@ import (
 	"github.com/stowage/stowage/internal/content/mem"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/imagetest"
+	"github.com/stowage/stowage/internal/kv"
 	kvmem "github.com/stowage/stowage/internal/kv/mem"
 	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/snapshot"
 )
 
 // journaled is a store with an image of two layers, a signature of it, and names in two
 // namespaces, which its journal knows.
 func journaled(t *testing.T) (store content.Store, meta *metadata.Store, img, signature *imagetest.Image) {
+	t.Helper()
+	return journaledOn(t, kvmem.New())
+}
+
+// journaledDB is journaled, with its rows.
+func journaledDB(t *testing.T) (content.Store, *metadata.Store, kv.DB) {
+	t.Helper()
+	db := kvmem.New()
+	store, meta, _, _ := journaledOn(t, db)
+	return store, meta, db
+}
+
+func journaledOn(t *testing.T, db kv.DB) (store content.Store, meta *metadata.Store, img, signature *imagetest.Image) {
 	t.Helper()
 	img, err := imagetest.Spec{
 		Layers: imagetest.Layers(imagetest.Gzip, imagetest.Seeded(1, 2_000), imagetest.Seeded(2, 1_000)),
@@ -26,7 +43,7 @@ func journaled(t *testing.T) (store content.Store, meta *metadata.Store, img, si
 	signature = imagetest.Artifact("application/vnd.example.signature", []byte("{}\n"), img)
 	store = mem.New()
 	dir := t.TempDir()
-	meta = metadata.New(kvmem.New(), dir).KeepNames(filepath.Join(dir, "names.log"), true)
+	meta = metadata.New(db, filepath.Join(dir, "holders")).KeepNames(filepath.Join(dir, "names.log"), true)
 	var batch metadata.Batch
 	for _, b := range slices.Concat(img.Blobs, signature.Blobs) {
 		body, err := b.Bytes()
@@ -120,3 +137,7 @@ func TestRebuildWithoutBlobs(t *testing.T) {
 		})
 	}
 }
+
+func noSnapshotters(context.Context) ([]*snapshot.Store, error) { return nil, nil }
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }

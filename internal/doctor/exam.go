@@ -7,6 +7,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/metadata"
@@ -81,6 +83,8 @@ type kind struct {
 // before what rows say, blobs before trees that are made of them.
 var kinds = []kind{
 	{"damaged-database", (*Exam).damagedDatabase},
+	{"damaged-record", (*Exam).damagedRecords},
+	{"dangling-edge", (*Exam).danglingEdges},
 	{"expired-lease", (*Exam).expiredLeases},
 	{"stale-ingest", (*Exam).staleIngests},
 	{"wrong-size", (*Exam).wrongSizes},
@@ -149,7 +153,10 @@ func (e *Exam) round(ctx context.Context, kinds []kind, known map[string]bool) (
 	for _, k := range kinds {
 		e.Progress.Send(progress.Event{Kind: progress.Examining, What: k.name})
 		e.found = nil
-		if err := k.look(e, ctx); err != nil {
+		switch err := k.look(e, ctx); {
+		case errdefs.IsDataLoss(err) && len(all) > 0:
+			continue // a row that it needs cannot be read, which has been told
+		case err != nil:
 			return all, fmt.Errorf("look for %s: %w", k.name, err)
 		}
 		for i := range e.found {

@@ -24,20 +24,22 @@ func (l *Ledger) Held(d image.Digest) bool { return l.held(d) || l.doomed[d] }
 func (s *Store) Ledger(ctx context.Context) (*Ledger, error) {
 	l := &Ledger{Blobs: map[image.Digest]int64{}, doomed: map[image.Digest]bool{}}
 	err := s.view(ctx, func(v view) error {
-		for _, kind := range []string{blobRows, doomedRows} {
-			for e, err := range v.Scan([]byte(kind)) {
-				if err != nil && e.Key == nil {
-					return err
-				}
-				d, keyErr := lastDigest(e.Key, []byte(kind))
-				var row blobRow
-				switch {
-				case err != nil || keyErr != nil || decode(e.Key, e.Value, &row) != nil:
-				case kind == doomedRows:
-					l.doomed[d] = true
-				default:
-					l.Blobs[d] = row.Size
-				}
+		for e, err := range v.Scan([]byte(blobRows)) {
+			if err != nil && e.Key == nil {
+				return err
+			}
+			d, keyErr := lastDigest(e.Key, []byte(blobRows))
+			var row blobRow
+			if err == nil && keyErr == nil && decode(e.Key, e.Value, &row) == nil {
+				l.Blobs[d] = row.Size
+			}
+		}
+		for e, err := range v.Scan([]byte(doomedRows)) {
+			if err != nil && e.Key == nil {
+				return err
+			}
+			if d, err := lastDigest(e.Key, []byte(doomedRows)); err == nil {
+				l.doomed[d] = true
 			}
 		}
 		if err := l.lack(v); err != nil {

@@ -91,17 +91,7 @@ func (r *rebuild) name(ctx context.Context, l line) error {
 		if _, err := c.apply(l.Namespace, b); err != nil {
 			return err
 		}
-		row := imageRow{Image: Image{Name: l.Name, Target: *l.Target, Labels: l.Labels, CreatedAt: l.CreatedAt}, Want: l.Want}
-		if err := c.complete(&row); err != nil {
-			return err
-		}
-		if len(row.Want) == 0 {
-			row.want(wantedFromNowOn(row.Platforms))
-			if err := c.complete(&row); err != nil {
-				return err
-			}
-		}
-		return c.putImage(l.Namespace, &row, l.At)
+		return c.nameAgain(l)
 	})
 }
 
