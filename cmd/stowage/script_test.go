@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/stowage/stowage"
 	"github.com/stowage/stowage/internal/imagetest"
+	"github.com/stowage/stowage/internal/kv"
+	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/registry/registrytest"
 )
 
@@ -31,6 +34,7 @@ func TestMain(m *testing.M) {
 //	                     $BLOBn_KIND that of its nth blob, and $HEXn_KIND the hex of it
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
+//	rows spoil|drop KEYS makes the rows of the database whose keys begin so unreadable, or removes them
 //	delete REPO DIGEST   makes the registry at $REG lose a blob
 //	gets HOST DIGEST...  fails unless exactly these blobs were read from a registry since the last time, each once;
 //	                     - is whatever they were
@@ -65,6 +69,7 @@ func TestScripts(t *testing.T) {
 			"push":   cmdPush,
 			"blob":   cmdBlob,
 			"flip":   cmdFlip,
+			"rows":   cmdRows,
 			"delete": cmdDelete,
 			"gets":   cmdGets,
 		},
@@ -183,5 +188,37 @@ func cmdGets(ts *testscript.TestScript, neg bool, args []string) {
 	slices.Sort(got)
 	if want := slices.Sorted(slices.Values(args[1:])); !slices.Equal(got, want) && args[len(args)-1] != "-" {
 		ts.Fatalf("blobs read from %s:\n%s\nwant:\n%s", args[0], strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func cmdRows(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: rows spoil|drop KEYS")
+	}
+	db, err := bolt.Open(filepath.Join(ts.Getenv("STOWAGE_ROOT"), "metadata", "meta.db"), bolt.Options{})
+	ts.Check(err)
+	n := 0
+	ts.Check(db.Update(context.Background(), func(w kv.Writer) error {
+		var keys [][]byte
+		for e, err := range w.Scan([]byte(args[1])) {
+			if err != nil {
+				return err
+			}
+			keys = append(keys, bytes.Clone(e.Key))
+		}
+		for _, k := range keys {
+			n++
+			err := w.Delete(k)
+			if args[0] == "spoil" {
+				err = w.Put(k, []byte("{\xff"))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	if n == 0 {
+		ts.Fatalf("no row begins with %s", args[1])
 	}
 }

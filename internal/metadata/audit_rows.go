@@ -374,7 +374,7 @@ func (s *Store) mendDocument(ctx context.Context, d image.Digest, blobs content.
 				return err
 			}
 		}
-		return c.recompute(nil, d)
+		return ignoreDamage(c.recompute(nil, d)) // the others are mended in their turn
 	})
 }
 
@@ -394,7 +394,7 @@ func (s *Store) mendBlob(ctx context.Context, d image.Digest, blobs content.Stor
 		if err := c.w.Delete(doomedKey(d)); err != nil {
 			return err
 		}
-		return c.recompute(nil, d)
+		return ignoreDamage(c.recompute(nil, d))
 	})
 }
 
