@@ -21,6 +21,7 @@ var allowed = map[string]string{
 	// Ground: nothing of images.
 	"vfs":      "",
 	"flock":    "",
+	"mark":     "flock vfs",
 	"par":      "",
 	"progress": "",
 	"rate":     "",
@@ -51,7 +52,7 @@ var allowed = map[string]string{
 
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",
-	"stowage": "vfs par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
+	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
 	"cmd":     "stowage config progress",
 
 	// What stands beside the product.

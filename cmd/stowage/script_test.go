@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 //	blob DIGEST          sets $BLOB to the file of a blob below $STOWAGE_ROOT
 //	flip FILE            changes one byte in the middle of a file
 //	rows spoil|drop KEYS makes the rows of the database whose keys begin so unreadable, or removes them
+//	snapshot NAME N      sets $SNAPSHOT and $FOLDER to the key and folder of the nth layer that snapshotter NAME has unpacked
+//	forget NAME KEY      takes the row of a snapshot out of the database
 //	delete REPO DIGEST   makes the registry at $REG lose a blob
 //	gets HOST DIGEST...  fails unless exactly these blobs were read from a registry since the last time, each once;
 //	                     - is whatever they were
@@ -72,6 +74,9 @@ func TestScripts(t *testing.T) {
 			"rows":   cmdRows,
 			"delete": cmdDelete,
 			"gets":   cmdGets,
+
+			"snapshot": cmdSnapshot,
+			"forget":   cmdForget,
 		},
 	})
 }

@@ -138,16 +138,7 @@ func (s *Store) RemoveStray(ctx context.Context, name string) error {
 		_, err := s.aside(name)
 		return err
 	}
-	lock, err := lockFree(s.Path(name))
-	if lock == nil || err != nil {
-		return err
-	}
-	f := &Folder{name, s.Path(name), lock}
-	rows, err := s.Folders(ctx)
-	if err != nil || rows[name] {
-		return errors.Join(err, f.Keep())
-	}
-	_, err = s.sweep(ctx, f)
+	_, err := s.Discard(ctx, name)
 	return err
 }
 
@@ -159,19 +150,17 @@ const asideDir = "quarantine"
 // wrote there: its folder is moved to snapshots/quarantine, and its new name is returned. It is
 // empty if there was nothing to keep.
 func (s *Store) SetAside(ctx context.Context, key string) (moved string, err error) {
-	rows, err := s.meta.Snapshots(ctx, s.ns, s.name)
+	row, err := s.meta.Snapshot(ctx, s.ns, s.name, key)
 	if err != nil {
 		return "", err
 	}
-	var row Snapshot
-	for _, r := range rows {
-		if r.Key == key {
-			row = r
-		}
-	}
 	folder := s.Path(row.Folder)
 	if row.Kind == View || row.DiffID != "" || !s.There(row) {
-		return "", s.removeRow(ctx, key, folder)
+		if err := s.removeRow(ctx, key, folder); err != nil || row.Folder == "" {
+			return "", err
+		}
+		_, err := s.Discard(ctx, row.Folder)
+		return "", err
 	}
 	// Locked, so that it is not swept when no row names it any more.
 	lock, err := lockFree(folder)
