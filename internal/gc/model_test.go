@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +25,7 @@ import (
 	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/kv/mem"
 	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/snapshot"
 	"github.com/stowage/stowage/internal/vfs"
 )
 
@@ -78,10 +78,12 @@ type model struct {
 	eye       *metadata.Store // of nobody
 	processes []*process
 	nested    bool // another process is collecting
+	folders   map[string]bool
+	made      int // folders
 }
 
 func newModel(ctx context.Context, rt *rapid.T, dirName string) *model {
-	m := &model{T: rt, ctx: ctx, world: world{
+	m := &model{T: rt, ctx: ctx, folders: map[string]bool{}, world: world{
 		things: map[node]*thing{}, here: map[string]bool{}, read: map[string]bool{},
 		leases: map[node]lease{}, strays: map[string]time.Time{},
 	}}
@@ -104,7 +106,6 @@ func newModel(ctx context.Context, rt *rapid.T, dirName string) *model {
 
 func (m *model) run() {
 	acts := m.acts()
-	acts["collect"] = m.collect
 	repeated := map[string]func(*rapid.T){}
 	for name, act := range acts {
 		repeated[name] = func(*rapid.T) {
@@ -124,9 +125,9 @@ func (m *model) acts() map[string]func() {
 	return map[string]func(){
 		"hold": m.hold, "hold again": m.hold, "put": m.put, "put again": m.put, "finish": m.finish, "finish again": m.finish, "cancel": m.cancel,
 		"tag": m.tag, "remove image": m.removeImage, "remove image again": m.removeImage,
-		"lease": m.lease, "end lease": m.endLease, "label": m.label, "label again": m.label,
+		"lease": m.lease, "end lease": m.endLease, "label": m.label, "label again": m.label, "ask": m.ask, "ask why": m.askOnly,
 		"prepare": m.prepare, "commit": m.commit, "remove snapshot": m.removeSnapshot,
-		"wait": m.wait, "die": m.die,
+		"wait": m.wait, "die": m.die, "collect": m.collect,
 	}
 }
 
@@ -205,7 +206,7 @@ func (m *model) hold() {
 		for _, b := range o.held {
 			ids = append(ids, of(b))
 			if b[0] == 'm' && m.chance(2, "unpack") {
-				o.stacks = append(o.stacks, stack(b)...)
+				o.unpacked, o.stacks = append(o.unpacked, b), append(o.stacks, stack(b)...)
 			}
 		}
 	}
@@ -217,6 +218,9 @@ func (m *model) hold() {
 	}
 	m.must(err)
 	ids = ids[len(first):]
+	for _, b := range o.unpacked {
+		ids = append(ids, layers(b)...)
+	}
 	for _, s := range o.stacks {
 		ids = append(ids, image.Digest(s))
 	}
@@ -282,29 +286,15 @@ func (m *model) finish() {
 		return
 	}
 	b := metadata.Batch{Release: o.hold}
-	var unpacked metadata.Unpacked
 	for _, blob := range o.held {
 		m.bring(o, blob)
 		b.Blobs = append(b.Blobs, metadata.Blob{Digest: of(blob), Size: int64(len(blob))})
 		if doc, ok := universe[blob]; ok {
 			b.Documents = append(b.Documents, doc.as(blob))
 		}
-		if blob[0] == 'm' && len(o.stacks) > 0 {
-			keys := stack(blob)
-			for i, key := range keys {
-				s := metadata.Snapshot{Key: key, Kind: metadata.Committed, DiffID: id("diff " + universe[blob].below[1+i]), Folder: "f" + key[:20]}
-				if i > 0 {
-					s.Parent = keys[i-1]
-				}
-				if i == len(keys)-1 {
-					s.Manifests = []image.Digest{of(blob)}
-				}
-				unpacked.Snapshots = append(unpacked.Snapshots, s)
-			}
-		}
 	}
-	if len(unpacked.Snapshots) > 0 {
-		unpacked.Snapshotter = snapshotter
+	unpacked := m.unpack(o)
+	if len(o.unpacked) > 0 {
 		b.Unpacked = []metadata.Unpacked{unpacked}
 	}
 	name := one(m, imageNames, "name")
@@ -340,6 +330,44 @@ func (m *model) finish() {
 		m.drop(o)
 	}
 	m.bury(o.p)
+}
+
+// unpack makes the snapshots of an operation, of folders that others have or that it fills.
+func (m *model) unpack(o *op) metadata.Unpacked {
+	u := metadata.Unpacked{Snapshotter: snapshotter}
+	folders := map[image.Digest]string{}
+	for _, manifest := range o.unpacked {
+		keys := stack(manifest)
+		for i, diffID := range layers(manifest) {
+			if folders[diffID] == "" {
+				l, err := m.eye.UnpackedLayer(m.ctx, snapshotter, diffID)
+				if errdefs.IsNotFound(err) {
+					l = metadata.UnpackedLayer{DiffID: diffID, Folder: m.folder()}
+					u.Layers = append(u.Layers, l)
+				} else {
+					m.must(err)
+				}
+				folders[diffID] = l.Folder
+			}
+			s := metadata.Snapshot{Key: keys[i], Kind: metadata.Committed, DiffID: diffID, Folder: folders[diffID]}
+			if i > 0 {
+				s.Parent = keys[i-1]
+			}
+			if i == len(keys)-1 {
+				s.Manifests = []image.Digest{of(manifest)}
+			}
+			u.Snapshots = append(u.Snapshots, s)
+		}
+	}
+	return u
+}
+
+// folder makes one, with a name that no other ever has.
+func (m *model) folder() string {
+	name := fmt.Sprint("folder ", m.made)
+	m.made++
+	m.folders[name] = true
+	return name
 }
 
 // deadline draws how many calls a process still does; mostly it does not die.
@@ -425,9 +453,22 @@ func (m *model) lease() {
 	for _, d := range l.digests {
 		made.Digests = append(made.Digests, of(d))
 	}
-	if m.chance(2, "expires") {
-		l.until = time.Now().Add(time.Duration(rapid.IntRange(-1, 1).Draw(m.T, "hours")) * time.Hour)
-		made.ExpiresAt = l.until
+	l.snapshots = m.some(snapshotNames(), "snapshots")
+	for _, s := range l.snapshots {
+		made.Snapshots = append(made.Snapshots, metadata.SnapshotRef{Snapshotter: snapshotter, Key: s})
+	}
+	if l.flat = m.chance(3, "flat"); l.flat {
+		made.Labels = map[string]string{labelFlat: "yes"}
+	}
+	switch until := time.Now().Add(time.Duration(rapid.IntRange(-1, 1).Draw(m.T, "hours")) * time.Hour).UTC().Truncate(time.Second); one(m, []string{"never", "at", "label"}, "expires") {
+	case "at":
+		l.until, made.ExpiresAt = until, until
+	case "label":
+		l.until = until
+		if made.Labels == nil {
+			made.Labels = map[string]string{}
+		}
+		made.Labels[labelExpire] = until.Format(time.RFC3339)
 	}
 	_, err := m.process().meta.CreateLease(m.ctx, l.ns, made)
 	if m.leases[l.node].name != "" && m.leases[l.node].lives() {
@@ -509,7 +550,6 @@ func (m *model) reference(suffix string) (key, value string) {
 	case anImage:
 		return "image" + suffix, one(m, imageNames, "image")
 	default:
-		suffix = strings.Replace(suffix, ".", "/", 1) // names of snapshotters may have dots
 		return "snapshot." + snapshotter + suffix, one(m, snapshotNames(), "snapshot")
 	}
 }
@@ -517,7 +557,7 @@ func (m *model) reference(suffix string) (key, value string) {
 // prepare makes a snapshot that no image has.
 func (m *model) prepare() {
 	n := node{aSnapshot, one(m, namespaces, "namespace"), one(m, handNames, "snapshot")}
-	row := metadata.Snapshot{Key: n.name, Kind: metadata.Active, Folder: "f" + n.name}
+	row := metadata.Snapshot{Key: n.name, Kind: metadata.Active, Folder: m.folder()}
 	if parent, ok := m.node(aSnapshot); ok && parent.ns == n.ns && !m.things[parent].active {
 		row.Parent = parent.name
 	}
@@ -568,41 +608,37 @@ func (m *model) wait() {
 	time.Sleep(time.Duration(rapid.IntRange(1, 25).Draw(m.T, "hours")) * time.Hour)
 }
 
-// collect has one process collect, perhaps until it dies, and the other do some acts meanwhile.
+// collect has one process collect, perhaps until it dies, and the other do some acts meanwhile,
+// which may be to collect as well.
 func (m *model) collect() {
-	if m.chance(2, "the other") {
+	if !m.nested && m.chance(2, "the other") {
 		slices.Reverse(m.processes) // while it collects, a process is the first
 	}
-	p := m.processes[0]
-	p.pause = one(m, []time.Duration{0, 0, time.Millisecond, 3 * time.Millisecond}, "pause")
+	p, quiet := m.processes[0], true
+	if m.nested {
+		p = m.processes[1]
+	} else {
+		p.pause = one(m, []time.Duration{0, 0, time.Millisecond, 3 * time.Millisecond}, "pause")
+		p.left = m.deadline()
+		p.others = m.others(&quiet)
+	}
+	p.calls = 0
 	o := gc.Options{}
-	switch one(m, []string{"all", "all", "all", "grace", "dry"}, "how") {
+	var below []string
+	switch one(m, []string{"all", "all", "all", "old", "below", "dry"}, "how") {
 	case "all":
 		o.All = true
+		clear(m.strays) // it may condemn them, and die
+	case "below":
+		below = m.some(documentNames, "documents")
+		for _, b := range below {
+			o.Below = append(o.Below, of(b))
+		}
 	case "dry":
 		o.DryRun = true
 	}
-	acts := m.acts()
-	names := slices.Sorted(maps.Keys(acts))
-	left, quiet := rapid.IntRange(0, 3).Draw(m.T, "acts meanwhile"), true
-	p.left = m.deadline()
-	p.others = func() {
-		if left == 0 || !m.chance(3, "now") {
-			return
-		}
-		left--
-		quiet = false
-		m.settle(true)
-		others := p.others
-		m.nested, p.others = true, nil
-		acts[one(m, names, "act")]()
-		m.settle(false)
-		m.nested, p.others = false, others
-	}
-	if o.All {
-		clear(m.strays) // it may condemn them, and die
-	}
-	_, err := gc.Run(m.ctx, p.collected(), o)
+	doomed := m.below(below)
+	_, err := gc.Run(m.ctx, m.store(p), o)
 	p.others, p.pause = nil, 0
 	died := p.dead
 	if died == (err == nil) {
@@ -610,23 +646,118 @@ func (m *model) collect() {
 	}
 	m.bury(p)
 	m.settle(!o.DryRun)
-	if quiet && !died && !o.DryRun {
+	switch {
+	case !quiet || died || o.DryRun || m.nested:
+	case len(below) > 0:
+		for _, n := range doomed {
+			if m.things[n] != nil || n.kind == aBlob && m.here[n.name] && !keeps(m.world.kept(true), n.name) {
+				m.Fatalf("%v was not collected", n)
+			}
+		}
+	default:
 		m.clean(o.All)
 	}
 }
 
-// collectAll takes all that is not needed, and then finds nothing more.
+// others lets the second process do some acts between the calls of the first.
+func (m *model) others(quiet *bool) func() {
+	acts := m.acts()
+	names := slices.Sorted(maps.Keys(acts))
+	left := rapid.IntRange(0, 3).Draw(m.T, "acts meanwhile")
+	return func() {
+		if left == 0 || m.nested || !m.chance(3, "now") {
+			return
+		}
+		left--
+		*quiet = false
+		m.settle(true)
+		m.nested = true
+		acts[one(m, names, "act")]()
+		m.settle(false)
+		m.nested = false
+	}
+}
+
+// below are those that blobs keep and nothing else does.
+func (m *model) below(blobs []string) (list []node) {
+	kept, met := m.world.kept(true), map[node]bool{}
+	var todo []node
+	for _, b := range blobs {
+		for _, ns := range namespaces {
+			todo = append(todo, node{aBlob, ns, b})
+		}
+	}
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if !kept[n] && !met[n] {
+			met[n] = true
+			list = append(list, n)
+			todo = append(todo, m.edges(n)...)
+		}
+	}
+	return list
+}
+
+// store is what a process collects.
+func (m *model) store(p *process) gc.Store {
+	return gc.Store{Meta: p.meta, Content: p, Snapshotters: []string{snapshotter}, Open: func(string) (gc.Folders, error) {
+		return folders{m, p}, nil
+	}}
+}
+
+// folders are those of the snapshotter, as a process has them.
+type folders struct {
+	m *model
+	p *process
+}
+
+func (f folders) Discard(ctx context.Context, names ...string) (u snapshot.Usage, err error) {
+	return u, f.p.call(func() error {
+		rows, err := f.m.eye.SnapshotFolders(ctx, snapshotter, names...)
+		for _, name := range names {
+			if !rows[name] && err == nil {
+				delete(f.m.folders, name)
+			}
+		}
+		return err
+	})
+}
+
+func (f folders) Sweep(ctx context.Context) (snapshot.Usage, error) {
+	return f.Discard(ctx, slices.Sorted(maps.Keys(f.m.folders))...)
+}
+
+// collectAll takes all that is not needed, which is what a dry run says, and then finds nothing
+// more.
 func (m *model) collectAll() {
 	p := m.processes[0]
 	clear(m.strays)
-	_, err := gc.Run(m.ctx, p.collected(), gc.Options{All: true})
+	dry, err := gc.Run(m.ctx, m.store(p), gc.Options{All: true, DryRun: true})
 	m.must(err)
+	m.settle(false)
+	done, err := gc.Run(m.ctx, m.store(p), gc.Options{All: true})
+	m.must(err)
+	if got, want := reported(done), reported(dry); !slices.Equal(got, want) {
+		m.Fatalf("collected: got %q, want what the dry run said: %q", got, want)
+	}
 	m.settle(true)
 	m.clean(true)
-	r, err := gc.Run(m.ctx, p.collected(), gc.Options{All: true})
-	if err != nil || len(r.Blobs)+len(r.Snapshots) > 0 {
-		m.Fatalf("a second collection: %+v, %v", r, err)
+	again, err := gc.Run(m.ctx, m.store(p), gc.Options{All: true})
+	if err != nil || len(reported(again)) > 0 {
+		m.Fatalf("a second collection: %+v, %v", again, err)
 	}
+}
+
+func reported(r gc.Report) (list []string) {
+	for _, b := range r.Blobs {
+		list = append(list, b.Digest.String())
+	}
+	for _, s := range r.Snapshots {
+		list = append(list, s.Namespace+" "+s.Key)
+	}
+	slices.Sort(list)
+	return append(list, slices.Sorted(slices.Values(append(r.Images, r.Ingests...)))...)
 }
 
 // settle compares the store with the model. What is kept must be there, and nothing may be there
@@ -673,6 +804,11 @@ func (m *model) settle(collected bool) {
 	if len(read) != len(m.read) {
 		m.Fatalf("documents are %v, want %v", read, m.read)
 	}
+	for name := range m.named() {
+		if !m.folders[name] {
+			m.Fatalf("%s is gone, and a snapshot has it", name)
+		}
+	}
 	seen := m.seen()
 	for _, n := range m.nodes() {
 		if !seen[n] {
@@ -685,6 +821,13 @@ func (m *model) settle(collected bool) {
 			m.Fatalf("%v is there", n)
 		}
 	}
+}
+
+// named are the folders that rows name.
+func (m *model) named() map[string]bool {
+	names, err := m.eye.SnapshotFolders(m.ctx, snapshotter, slices.Collect(maps.Keys(m.folders))...)
+	m.must(err)
+	return names
 }
 
 // seen are the things that the store knows.
@@ -719,7 +862,7 @@ func (m *model) verify(blob string) {
 }
 
 // clean sees that a collection that nobody disturbed left nothing that is not kept.
-func (m *model) clean(anyAge bool) {
+func (m *model) clean(all bool) {
 	m.Helper()
 	kept := m.world.kept(true)
 	for _, n := range m.nodes() {
@@ -734,19 +877,86 @@ func (m *model) clean(anyAge bool) {
 			}
 		}
 	}
+	named := m.named()
+	for name := range m.folders {
+		if !named[name] {
+			m.Fatalf("%s was not collected", name)
+		}
+	}
 	there := map[string]bool{}
 	for info, err := range m.disk.Blobs(m.ctx) {
 		m.must(err)
 		b := byDigest[info.Digest.String()]
 		there[b] = true
 		held := slices.ContainsFunc(m.ops, func(o *op) bool { return o.all || slices.Contains(o.held, b) })
-		if young := !anyAge && time.Since(info.CreatedAt) <= 24*time.Hour; !m.here[b] && !held && !young && !keeps(kept, b) {
-			m.Fatalf("the bytes of %s were not deleted at an age of %v", b, time.Since(info.CreatedAt))
+		if young := !all && time.Since(info.CreatedAt) <= 24*time.Hour; !m.here[b] && !held && !young && !keeps(kept, b) {
+			m.Fatalf("the bytes of %s were not deleted: all %v, age %v", b, all, time.Since(info.CreatedAt))
 		}
 	}
 	for b, since := range m.strays {
-		if !anyAge && time.Since(since) < 24*time.Hour && !there[b] {
+		if !all && time.Since(since) < 24*time.Hour && !there[b] {
 			m.Fatalf("the bytes of %s were deleted after %v", b, time.Since(since))
+		}
+	}
+}
+
+// ask asks of something whether it is needed, and why.
+func (m *model) ask() {
+	n := node{one(m, []string{aBlob, aSnapshot, anImage}, "kind"), one(m, namespaces, "namespace"), ""}
+	var what metadata.Subject
+	switch n.kind {
+	case aBlob:
+		n.name = one(m, blobNames, "blob")
+		what.Digest = of(n.name)
+	case aSnapshot:
+		n.name = one(m, snapshotNames(), "snapshot")
+		what.Snapshotter, what.Key = snapshotter, n.name
+	default:
+		n.name = one(m, imageNames, "image")
+		what.Image = n.name
+	}
+	if n.kind != aBlob && m.things[n] == nil {
+		return
+	}
+	meta := m.process().meta
+	got, err := meta.Needed(m.ctx, n.ns, what)
+	m.must(err)
+	all := slices.ContainsFunc(m.ops, func(o *op) bool { return o.all }) // also what is not there
+	if !got && m.world.kept(false)[n] || got && !all && !m.world.kept(true)[n] {
+		m.Fatalf("%v is needed: got %v", n, got)
+	}
+	paths, total, err := meta.Why(m.ctx, n.ns, what, 2)
+	if err != nil || len(paths) != min(total, 2) || (total > 0) != got {
+		m.Fatalf("%v is needed: %v, by %v, of %d, %v", n, got, paths, total, err)
+	}
+}
+
+// askOnly asks what only some images keep.
+func (m *model) askOnly() {
+	ns, names := one(m, namespaces, "namespace"), m.some(imageNames, "images")
+	var without []node
+	for _, name := range names {
+		without = append(without, node{anImage, ns, name})
+	}
+	blobs, snapshots, err := m.process().meta.Only(m.ctx, ns, names...)
+	m.must(err)
+	got := map[node]bool{}
+	for _, b := range blobs {
+		got[node{aBlob, "", byDigest[b.Digest.String()]}] = true
+	}
+	for _, s := range snapshots {
+		got[node{aSnapshot, s.Namespace, s.Key}] = true
+	}
+	kept, most, least := m.world.kept(false), m.world.kept(false, without...), m.world.kept(true, without...)
+	for n := range m.things {
+		if n.kind == aSnapshot && (got[n] && most[n] || !got[n] && kept[n] && !least[n]) {
+			m.Fatalf("only %v keep %v: got %v", names, n, got[n])
+		}
+	}
+	for b := range m.here {
+		n := node{aBlob, "", b}
+		if got[n] && keeps(most, b) || !got[n] && keeps(kept, b) && !keeps(least, b) {
+			m.Fatalf("only %v keep %v: got %v", names, n, got[n])
 		}
 	}
 }

@@ -9,16 +9,19 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/stowage/stowage/internal/content"
-	"github.com/stowage/stowage/internal/gc"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/metadata"
 )
 
-var errDied = errors.New("the process is dead")
+var (
+	errDied    = errors.New("the process is dead")
+	errEndless = errors.New("it does not end")
+)
+
+// endless is more calls than an act can need.
+const endless = 5000
 
 // A process is a store as one process has it. It may die at any call to what it stands on, before
 // the call is done or after it, and others may act between its calls.
@@ -28,8 +31,9 @@ type process struct {
 	holders string
 	meta    *metadata.Store
 
-	left      int  // calls until it dies; negative: it lives
-	dead      bool //
+	calls     int // of this act
+	left      int // calls until it dies; negative: it lives
+	dead      bool
 	committed bool // the last Update was
 	cancel    func()
 	others    func()
@@ -52,6 +56,9 @@ func (p *process) dies() bool {
 func (p *process) call(f func() error) error {
 	if p.dies() {
 		return errDied
+	}
+	if p.calls++; p.calls > endless {
+		return errEndless
 	}
 	err := f()
 	if p.dies() {
@@ -128,14 +135,19 @@ func (r slowReader) Get(key []byte) ([]byte, error) {
 	return r.Reader.Get(key)
 }
 
-func (r slowReader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
-	time.Sleep(r.pause)
-	return r.Reader.ScanFrom(prefix, from)
-}
-
 func (r slowReader) Scan(prefix []byte) iter.Seq2[kv.Entry, error] {
 	time.Sleep(r.pause)
 	return r.Reader.Scan(prefix)
+}
+
+func (r slowReader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
+	return func(yield func(kv.Entry, error) bool) {
+		for e, err := range r.Reader.ScanFrom(prefix, from) {
+			if time.Sleep(r.pause); !yield(e, err) {
+				return
+			}
+		}
+	}
 }
 
 type slowWriter struct {
@@ -145,13 +157,9 @@ type slowWriter struct {
 
 func (w slowWriter) Get(key []byte) ([]byte, error)                { return w.slow.Get(key) }
 func (w slowWriter) Scan(prefix []byte) iter.Seq2[kv.Entry, error] { return w.slow.Scan(prefix) }
+
 func (w slowWriter) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
 	return w.slow.ScanFrom(prefix, from)
-}
-
-// collected is the process's store as collections see it. Its snapshots have no folders.
-func (p *process) collected() gc.Store {
-	return gc.Store{Meta: p.meta, Content: p, Open: func(string) (gc.Folders, error) { return nil, errdefs.ErrNotImplemented }}
 }
 
 // again is the process that takes the place of one that died with holds: their lock files are

@@ -97,6 +97,14 @@ func stack(manifest string) (keys []string) {
 	return keys
 }
 
+// layers are the diffIDs of a manifest.
+func layers(manifest string) (diffIDs []image.Digest) {
+	for _, l := range universe[manifest].below[1:] {
+		diffIDs = append(diffIDs, id("diff "+l))
+	}
+	return diffIDs
+}
+
 // snapshotNames are all that there could be.
 func snapshotNames() []string {
 	names := slices.Clone(handNames)
@@ -150,14 +158,15 @@ type world struct {
 
 // An op is an operation under way.
 type op struct {
-	p       *process
-	ns      string
-	hold    *metadata.Hold
-	all     bool            // it holds everything
-	target  string          // of the image that it makes
-	held    []string        // blobs
-	stacks  []string        // snapshots
-	counted map[string]bool // blobs whose bytes were here while they were held
+	p        *process
+	ns       string
+	hold     *metadata.Hold
+	all      bool            // it holds everything
+	target   string          // of the image that it makes
+	held     []string        // blobs
+	unpacked []string        // manifests
+	stacks   []string        // their snapshots
+	counted  map[string]bool // blobs whose bytes were here while they were held
 }
 
 const (
@@ -205,7 +214,7 @@ func (n node) refers(labels map[string]string, prefix string, names map[string]s
 		}
 		for kind, what := range map[string]string{aBlob: "content", anImage: "image", aSnapshot: "snapshot." + snapshotter} {
 			after, ok := strings.CutPrefix(rest, what)
-			if !ok || after != "" && after[0] != '.' && after[0] != '/' {
+			if !ok || after != "" && after[0] != '/' && (after[0] != '.' || kind == aSnapshot) {
 				continue
 			}
 			if kind == aBlob {
@@ -256,20 +265,20 @@ func (w *world) edges(n node) (list []node) {
 
 // kept is what stays: all that roots reach. Of what is generous the model leaves open whether it
 // stays: with what a running operation holds, what other namespaces know of it; and what back
-// references of flat leases keep.
+// references of flat leases keep. Images that are left out are taken for gone.
 func (w *world) kept(generous bool, without ...node) map[node]bool {
 	kept := map[node]bool{}
 	var todo []node
 	add := func(list ...node) {
 		for _, n := range list {
-			if !kept[n] {
+			if !kept[n] && !slices.Contains(without, n) {
 				kept[n] = true
 				todo = append(todo, n)
 			}
 		}
 	}
 	for n, th := range w.things {
-		if n.isRoot(th) && !slices.Contains(without, n) {
+		if n.isRoot(th) {
 			add(n)
 		}
 	}
@@ -285,11 +294,16 @@ func (w *world) kept(generous bool, without ...node) map[node]bool {
 		for _, s := range l.snapshots {
 			list = append(list, node{aSnapshot, l.ns, s})
 		}
-		if l.flat && !generous {
-			flat = append(flat, list...)
+		if !l.flat {
+			add(list...)
 			continue
 		}
-		add(list...)
+		flat = append(flat, list...)
+		for m, th := range w.things {
+			if generous && slices.ContainsFunc(m.refers(th.labels, labelBackTo, byDigest), func(n node) bool { return slices.Contains(list, n) }) {
+				add(m)
+			}
+		}
 	}
 	for _, o := range w.ops {
 		for _, ns := range namespaces {

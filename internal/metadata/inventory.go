@@ -194,13 +194,14 @@ func (iv *inventory) below(ctx context.Context, nodes ...node) error {
 			if err != nil {
 				return false, err
 			}
-			if needed {
+			if needed && len(l.flat[n]) == 0 {
 				continue // and so is what it keeps
 			}
-			switch _, rest := cutNode(n); n[:len(knownRows)] {
-			case knownRows:
+			switch _, rest := cutNode(n); {
+			case needed: // by a flat lease, which leaves what is below
+			case strings.HasPrefix(n, knownRows):
 				blobs = append(blobs, blobRows+rest)
-			case snapshotRows:
+			case strings.HasPrefix(n, snapshotRows):
 				snapshots = append(snapshots, n)
 			default:
 				iv.add(n)
