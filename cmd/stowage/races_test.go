@@ -20,7 +20,7 @@ var races = flag.Int("races", 20, "how often each race of a collection with some
 // What collects, as users have it.
 var (
 	collectAll = []string{"gc", "--all"}
-	pruneAll   = []string{"content", "prune", "--all"}
+	pruneAll   = []string{"image", "prune", "--all"}
 )
 
 // A racer is a rig whose store is written without flushes: nobody cuts its power.
