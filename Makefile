@@ -51,13 +51,18 @@ bench: build deps
 	$(GO) tool benchstat bin/bench.txt
 
 # The long forms of what the tests do for a few seconds: pulls that are killed at random moments,
-# KILLS times; cuts of the power, CUTS times; mounts and unpacking that are killed; folders that are
-# swapped for links while a layer is applied.
+# KILLS times; cuts of the power, CUTS times; mounts and unpacking that are killed; random operations
+# that are killed, before one repair; collections that race others, RACES times each; folders that are
+# swapped for links while a layer is applied; and SEQUENCES of acts beside a model of what is kept.
 KILLS ?= 500
 CUTS ?= 30
+RACES ?= 200
+SEQUENCES ?= 10000
 drill:
 	$(GO) test -count 1 -timeout 60m -v -run 'TestKilled|TestPowerCuts|TestUnpacksShareTheWork' ./cmd/stowage \
 		-kills $(KILLS) -cuts $(CUTS) -unpack-kills 150 -mount-kills 200
+	$(GO) test -count 1 -timeout 60m -v -run 'TestRandomKills|TestRace|TestDoctorBesideWork' ./cmd/stowage -random-kills 200 -races $(RACES)
+	$(GO) test -count 1 -timeout 60m -v -run 'TestModel' ./internal/gc -sequences $(SEQUENCES)
 	$(GO) test -count 1 -timeout 60m -v -run 'Swap' ./internal/layer
 
 # Every fuzz target in turn, FUZZTIME each. Large seeds are not minimized for long, which would
