@@ -21,7 +21,6 @@ var allowed = map[string]string{
 	// Ground: nothing of images.
 	"vfs":      "",
 	"flock":    "",
-	"mark":     "flock vfs",
 	"par":      "",
 	"progress": "",
 	"rate":     "",
