@@ -40,7 +40,7 @@ type KeptImage struct {
 // that is mounted, leased, pinned or in use by a running operation stays, and the report says so.
 // After an error the report has what was done before it.
 func (s *Store) PruneImages(ctx context.Context, o ImagePruneOptions) (*ImagePruneReport, error) {
-	report := &ImagePruneReport{Images: []string{}, Kept: []KeptImage{}}
+	report := &ImagePruneReport{Images: []string{}, Kept: []KeptImage{}, PruneReport: gc.NewReport()}
 	if err := s.cleanMounts(ctx); err != nil {
 		return nil, fmt.Errorf("prune images: %w", err)
 	}
@@ -89,8 +89,10 @@ func (s *Store) only(ctx context.Context, names []string) (*PruneReport, error) 
 	if err != nil {
 		return nil, fmt.Errorf("what only %s need: %w", strings.Join(names, " "), err)
 	}
-	r := &PruneReport{Blobs: blobs}
+	report := gc.NewReport()
+	r := &report
 	for _, b := range blobs {
+		r.Blobs = append(r.Blobs, b)
 		r.Bytes += b.Size
 	}
 	for _, row := range snapshots {

@@ -74,6 +74,11 @@ type Report struct {
 	Longest time.Duration `json:"longest"`
 }
 
+// NewReport is one of nothing, whose lists are empty in JSON rather than null.
+func NewReport() Report {
+	return Report{Blobs: []metadata.Garbage{}, Snapshots: []Snapshot{}, Images: []string{}, Ingests: []string{}}
+}
+
 // A Snapshot is one that went.
 type Snapshot struct {
 	Namespace   string `json:"namespace"`
@@ -97,7 +102,7 @@ func Run(ctx context.Context, s Store, o Options) (Report, error) {
 	if o.Grace == 0 {
 		o.Grace = 24 * time.Hour
 	}
-	r := &run{Store: s, Options: o, sweep: s.Meta.NewSweep(), opened: map[string]Folders{}}
+	r := &run{Store: s, Options: o, sweep: s.Meta.NewSweep(), opened: map[string]Folders{}, report: NewReport()}
 	err := r.run(ctx)
 	return r.report, err
 }
