@@ -103,8 +103,9 @@ type search struct {
 	without map[node]bool // images that are taken for gone
 	known   map[node]bool // what is kept, of those met
 
-	met   map[node]node // in this search, with what it keeps
-	stack []node
+	met     map[node]node // in this search, with what it keeps
+	stack   []node        // of those, the ones to look above
+	unasked []node        // and those that may be referrers
 }
 
 func (v view) search(r *roots) *search {
@@ -121,12 +122,17 @@ func (s *search) needed(n node) (bool, error) {
 	if len(s.flat[n]) > 0 {
 		return true, nil
 	}
-	s.met[n], s.stack = "", append(s.stack[:0], n)
-	for len(s.stack) > 0 {
-		at := s.stack[len(s.stack)-1]
-		s.stack = s.stack[:len(s.stack)-1]
+	s.met[n], s.stack, s.unasked = "", append(s.stack[:0], n), s.unasked[:0]
+	for len(s.stack) > 0 || len(s.unasked) > 0 {
+		// To read a document takes as long as all else.
+		list, above := &s.stack, s.above
+		if len(s.stack) == 0 {
+			list, above = &s.unasked, s.aboveReferrer
+		}
+		at := (*list)[len(*list)-1]
+		*list = (*list)[:len(*list)-1]
 		found := false
-		root, err := s.above(at, func(up node, _ link) bool {
+		root, err := above(at, func(up node, _ link) bool {
 			if kept, ok := s.known[up]; ok {
 				found = kept
 				return kept
@@ -140,13 +146,15 @@ func (s *search) needed(n node) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if root == "" && !found {
-			continue
+		if root != "" || found {
+			for ; at != n; at = s.met[at] {
+				s.known[at] = true
+			}
+			return true, nil
 		}
-		for ; at != n; at = s.met[at] {
-			s.known[at] = true
+		if list == &s.stack && strings.HasPrefix(at, knownRows) {
+			s.unasked = append(s.unasked, at)
 		}
-		return true, nil
 	}
 	for up := range s.met {
 		if up != n {
@@ -156,8 +164,8 @@ func (s *search) needed(n node) (bool, error) {
 	return false, nil
 }
 
-// above calls f for the nodes that keep n while they are kept, until it answers true. If n keeps
-// itself, or a lease does, it says why; f may have been called all the same.
+// above calls f for the nodes that keep n while they are kept, but for those of [search.aboveReferrer],
+// until it answers true. If n keeps itself, or a lease does, it says why; f may have been called all the same.
 func (s *search) above(n node, f func(up node, l link) (enough bool)) (root string, err error) {
 	if s.all {
 		return "a running operation holds everything", nil
@@ -217,9 +225,13 @@ func (s *search) aboveBlob(n node, f func(node, link) bool) (root string, err er
 	if root != "" || err != nil {
 		return root, err
 	}
-	if enough, err := s.aboveByLabels(n, m, f); enough || err != nil {
-		return "", err
-	}
+	_, err = s.aboveByLabels(n, m, f)
+	return "", err
+}
+
+// aboveReferrer is above for the subject of a blob that is a document.
+func (s *search) aboveReferrer(n node, f func(node, link) bool) (root string, err error) {
+	ns, d := cutNode(n)
 	var row documentRow
 	switch err := s.get(append([]byte(documentRows), d...), &row); {
 	case errdefs.IsNotFound(err):

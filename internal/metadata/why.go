@@ -80,13 +80,17 @@ func (s *search) why(start node, most int) (paths []Path, total int, err error) 
 	for len(queue) > 0 {
 		at := queue[0]
 		queue = queue[1:]
-		root, err := s.aboveRow(at, func(up node, l link) bool {
+		meet := func(up node, l link) bool {
 			if _, ok := met[up]; !ok {
 				met[up] = step{at, l.String()}
 				queue = append(queue, up)
 			}
 			return false
-		})
+		}
+		root, err := s.aboveRow(at, meet)
+		if err == nil && root == "" && strings.HasPrefix(at, knownRows) {
+			root, err = s.aboveReferrer(at, meet)
+		}
 		if err != nil {
 			return nil, 0, err
 		}
