@@ -146,10 +146,11 @@ func (r *run) run(ctx context.Context) error {
 		}
 		return err
 	}
-	if err := r.rounds(ctx); err != nil || local {
+	err = r.rounds(ctx)
+	if local || ctx.Err() != nil {
 		return err
 	}
-	err = r.ingests(ctx)
+	err = errors.Join(err, r.ingests(ctx))
 	for _, name := range r.Snapshotters {
 		err = errors.Join(err, r.folders(ctx, name, func(f Folders) (snapshot.Usage, error) { return f.Sweep(ctx) }))
 	}

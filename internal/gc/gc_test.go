@@ -23,6 +23,7 @@ import (
 	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/kv/mem"
 	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/snapshot"
 )
 
 const ns = "default"
@@ -422,4 +423,106 @@ func (s store) pullAndRemove(name string) {
 	stays("while it is named")
 	_, err = s.meta.RemoveImages(s.Context(), ns, name)
 	fail("remove", err)
+}
+
+// A shelf is as much of a snapshotter as collection sees.
+type shelf struct {
+	folders map[string]bool
+	failed  error
+	swept   int
+}
+
+func (f *shelf) Discard(_ context.Context, names ...string) (freed snapshot.Usage, err error) {
+	if f.failed != nil {
+		return freed, f.failed
+	}
+	for _, name := range names {
+		if f.folders[name] {
+			freed.Inodes++
+		}
+		delete(f.folders, name)
+	}
+	return freed, nil
+}
+
+func (f *shelf) Sweep(context.Context) (snapshot.Usage, error) {
+	f.swept++
+	return snapshot.Usage{}, nil
+}
+
+// Folders go by name behind their rows: those that no snapshot of any namespace has. Only a run of
+// everything looks for others.
+func TestFolders(t *testing.T) {
+	s := newStore(t, mem.New())
+	f := &shelf{folders: map[string]bool{"base": true, "top": true}}
+	at := s.collected()
+	at.Snapshotters, at.Open = []string{"overlay"}, func(string) (gc.Folders, error) { return f, nil }
+	for _, ns := range []string{ns, "other"} {
+		s.add(ns, metadata.Batch{
+			Documents: []metadata.Document{manifest("m", "c", "l")}, Images: []metadata.PutImage{{Name: "x", Target: desc("m")}},
+			Unpacked: []metadata.Unpacked{{
+				Snapshotter: "overlay",
+				Layers:      []metadata.UnpackedLayer{{DiffID: id("base"), Folder: "base"}},
+				Snapshots: []metadata.Snapshot{
+					{Key: "base", Kind: metadata.Committed, Folder: "base", DiffID: id("base")},
+					{Key: "top", Kind: metadata.Committed, Parent: "base", Folder: "top", DiffID: id("top"), Manifests: []image.Digest{id("m")}},
+				},
+			}},
+		}, "m", "c", "l")
+	}
+	run := func(ns string, failed error, o gc.Options) gc.Report {
+		t.Helper()
+		if _, err := s.meta.RemoveImages(t.Context(), ns, "x"); err != nil {
+			t.Fatal(err)
+		}
+		f.failed = failed
+		r, err := gc.Run(t.Context(), at, o)
+		if !errors.Is(err, failed) {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := run("other", nil, gc.Options{Below: []image.Digest{id("m")}}); len(r.Snapshots) != 2 || len(f.folders) != 2 || f.swept != 0 {
+		t.Errorf("while another namespace has them: took %v, left %v, swept %d times", r.Snapshots, f.folders, f.swept)
+	}
+	// What the snapshotter cannot remove is an error, and the rest goes all the same.
+	r := run(ns, errdefs.ErrPermissionDenied, gc.Options{})
+	if len(r.Snapshots) != 2 || len(r.Blobs) != 3 || f.swept != 1 {
+		t.Errorf("took %v and %v, swept %d times", r.Snapshots, r.Blobs, f.swept)
+	}
+	s.want()
+}
+
+// Ingests that nobody goes on with are thrown away when they are old, or all are asked for; those
+// that somebody writes are not, nor does that fail.
+func TestIngests(t *testing.T) {
+	s := newStore(t, mem.New())
+	old := time.Now().Add(-25 * time.Hour)
+	ingests := []content.Status{
+		{Key: "old", UpdatedAt: old},
+		{Key: "old, being written", UpdatedAt: old, Busy: true},
+		{Key: "old, taken up", UpdatedAt: old},
+		{Key: "young", StartedAt: old, UpdatedAt: time.Now()},
+	}
+	for name, tt := range map[string]struct {
+		o          gc.Options
+		want, left []string
+	}{
+		"dry":   {gc.Options{DryRun: true}, []string{"old", "old, taken up"}, []string{"old", "old, being written", "old, taken up", "young"}},
+		"grace": {gc.Options{}, []string{"old"}, []string{"old, being written", "old, taken up", "young"}},
+		"all":   {gc.Options{All: true}, []string{"old", "young"}, []string{"old, being written", "old, taken up"}},
+		"below": {gc.Options{All: true, Below: []image.Digest{id("x")}}, nil, []string{"old", "old, being written", "old, taken up", "young"}},
+	} {
+		s.disk.ingests, s.disk.taken = slices.Clone(ingests), "old, taken up"
+		if r := s.run(tt.o); !slices.Equal(r.Ingests, tt.want) {
+			t.Errorf("%s: got %q, want %q", name, r.Ingests, tt.want)
+		}
+		var left []string
+		for _, in := range s.disk.ingests {
+			left = append(left, in.Key)
+		}
+		if !slices.Equal(left, tt.left) {
+			t.Errorf("%s: left %q, want %q", name, left, tt.left)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/metadata"
@@ -31,7 +32,8 @@ func holdAndWait(dir string) int {
 		return 1
 	}
 	fmt.Println("held")
-	select {}
+	time.Sleep(time.Hour) // with nothing to wait for, the runtime would end it
+	return 1
 }
 
 func overBolt(dir string) (*metadata.Store, error) {

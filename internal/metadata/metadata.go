@@ -6,7 +6,7 @@
 // The schema. ␀ is a zero byte; digests in keys are binary, and of a known length. Values are
 // JSON, but for those of c, b, d, u and x, of which there are many: they have short forms.
 //
-//	version                    1
+//	version                    2
 //
 //	n/<namespace>              a namespace                 {createdAt, labels}
 //	i/<namespace>␀<name>       an image                    Image, and what is wanted of it
@@ -21,7 +21,7 @@
 //	b/<digest>                 the bytes are here          size
 //	d/<digest>                 a document: edges down      size and image.Document
 //	u/<child><parent>          the same edges, upwards     places: config, layer 0, subject, …
-//	x/<digest>                 doomed: bytes to be         size
+//	x/<digest>                 doomed: bytes to be         size, and the round that deletes them
 //	                           deleted, not to be believed
 //	p/<snapshotter>␀<diffID>   an unpacked layer that any  UnpackedLayer
 //	                           stack may share
@@ -31,6 +31,14 @@
 //	r/<namespace>␀<name>       a name that was removed     Image, and when
 //	a/<namespace>␀<digest>     when the image of a target  time
 //	                           was used last
+//
+//	e/<named>␀<row>            a row by what it names,     who keeps whom
+//	                           both by their keys: its
+//	                           parent, manifests, labels
+//	f/<sn>␀<folder>␀<row>      a row by its folder         -
+//	g/<row>                    the labels of an image or   those labels
+//	                           a blob that collection
+//	                           looks at
 //
 //	n ──┬── i ── t ──► target         a name leads to a root document,
 //	    ├── l ───────► digests        a lease to anything,
@@ -50,7 +58,12 @@
 //   - Documents stay, though their bytes were lost, while something reaches them, so that what
 //     is below them is kept and what is missing can be told.
 //
-// The values of t and of every other index row can be found again from the rest.
+// Rows t, u, z, e, f and g are index rows: they follow from those that they stand beside, and are
+// written and removed with them in one place, [change.set].
+//
+// What is kept is found upwards, from a blob, a snapshot or an image to whatever keeps it, until a
+// root is met (see [search]): that takes a few rows, where a walk down from all roots takes all of
+// them. So a collection decides within the transaction that condemns, and each is short.
 package metadata
 
 import (

@@ -385,3 +385,23 @@ func BenchmarkTransaction(b *testing.B) {
 		}
 	})
 }
+
+// Each transaction and each compaction tells for how long it had the file locked.
+func TestHeld(t *testing.T) {
+	var held []time.Duration
+	db := open(t, filepath.Join(t.TempDir(), "meta.db"), bolt.Options{NoSync: true, Held: func(d time.Duration) { held = append(held, d) }})
+	const nap = 20 * time.Millisecond
+	sleep := func() error { time.Sleep(nap); return nil }
+	err := errors.Join(
+		db.Update(t.Context(), func(w kv.Writer) error { return w.Put([]byte("a"), nil) }),
+		db.Update(t.Context(), func(kv.Writer) error { return sleep() }),
+		db.View(t.Context(), func(kv.Reader) error { return sleep() }),
+		db.Compact(t.Context()),
+	)
+	if err != nil || len(held) != 4 {
+		t.Fatalf("told %d times, %v, want 4", len(held), err)
+	}
+	if held[1] < nap || held[2] < nap {
+		t.Errorf("held for %v, want %v of the second and the third", held, nap)
+	}
+}
