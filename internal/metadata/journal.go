@@ -328,19 +328,7 @@ func (s *Store) rewriteNames(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	var from int64
-	var rows []byte
-	var damaged []namedImage
-	err = s.view(ctx, func(v view) error {
-		// No transaction that writes is under way: the rows have all that stands before here.
-		info, err := old.Stat()
-		if err != nil {
-			return err
-		}
-		from = info.Size()
-		rows, damaged, err = v.lines()
-		return err
-	})
+	from, rows, damaged, err := s.lines(ctx, old)
 	if err == nil && len(damaged) > 0 {
 		rows, err = j.keep(rows, damaged, io.NewSectionReader(old, 0, from))
 	}
@@ -400,24 +388,45 @@ func (j *journal) keep(b []byte, damaged []namedImage, old io.Reader) ([]byte, e
 	return b, nil
 }
 
-// lines are those of a journal that has just what the rows say, but for rows that are damaged.
-func (v view) lines() (b []byte, damaged []namedImage, err error) {
+// lines are those of a journal that has just what the rows say, but for rows that are damaged, and
+// what old has behind from. They are read in short transactions; what changes between them is
+// behind from.
+func (s *Store) lines(ctx context.Context, old *os.File) (from int64, b []byte, damaged []namedImage, err error) {
 	prefix := []byte(imageRows)
-	for e, err := range v.Scan(prefix) {
-		if err != nil && e.Key == nil {
-			return nil, nil, err
-		}
-		ns, name := cut(e.Key, prefix)
-		var row imageRow
-		if err != nil || decode(e.Key, e.Value, &row) != nil {
-			damaged = append(damaged, namedImage{ns, name})
-			continue
-		}
-		if b, err = lineOf(ns, &row, row.UpdatedAt).append(b); err != nil {
-			return nil, nil, err
-		}
+	for next, first := prefix, true; next != nil && err == nil; first = false {
+		err = s.view(ctx, func(v view) error {
+			if first {
+				// No transaction that writes is under way: the rows have all that stands before here.
+				info, err := old.Stat()
+				if err != nil {
+					return err
+				}
+				from = info.Size()
+			}
+			began, n := time.Now(), 0
+			for e, err := range v.ScanFrom(prefix, next) {
+				if err != nil && e.Key == nil {
+					return err
+				}
+				if n++; n%16 == 0 && time.Since(began) > viewTime {
+					next = bytes.Clone(e.Key)
+					return nil
+				}
+				ns, name := cut(e.Key, prefix)
+				var row imageRow
+				if err != nil || decode(e.Key, e.Value, &row) != nil {
+					damaged = append(damaged, namedImage{ns, name})
+					continue
+				}
+				if b, err = lineOf(ns, &row, row.UpdatedAt).append(b); err != nil {
+					return err
+				}
+			}
+			next = nil
+			return nil
+		})
 	}
-	return b, damaged, nil
+	return from, b, damaged, err
 }
 
 // sync makes a journal durable.
