@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry"
 	"github.com/stowage/stowage/internal/transfer"
 )
@@ -42,6 +43,9 @@ func Copy(ctx context.Context, from, to Endpoint, o CopyOptions) (*CopyResult, e
 		}
 		o.Store.touch(ctx, img)
 		from.Ref = img.Name
+		if r, err := ref.Parse(to.Ref); err == nil && to.Transport == transfer.DockerTransport {
+			inner.Fetch = o.Store.sources(r)
+		}
 	}
 	return transfer.Copy(ctx, o.Store.reg, from, to, inner)
 }

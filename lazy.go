@@ -10,6 +10,8 @@ import (
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/gc"
+	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry"
 	"github.com/stowage/stowage/internal/transfer"
 )
 
@@ -71,4 +73,38 @@ func (s *Store) discardUnpacked(ctx context.Context, names ...string) {
 	if _, err := s.Evict(ctx, EvictOptions{Namespace: s.ns, Images: names}); err != nil {
 		s.log.Warn("unpacked layers were not discarded", "reason", err)
 	}
+}
+
+// sources is how lazy blobs of what is pushed are fetched. The user name that was given is for the
+// registry of the target: others do not get to see it.
+func (s *Store) sources(target ref.Reference) transfer.Registry {
+	if s.nameless == nil {
+		return s.reg
+	}
+	return apart{target.Registry(), s.reg, s.nameless}
+}
+
+// apart speaks to one registry by way of one client, and to the others by way of another.
+type apart struct {
+	registry    string
+	own, others transfer.Registry
+}
+
+func (a apart) of(r ref.Reference) transfer.Registry {
+	if r.Registry() == a.registry {
+		return a.own
+	}
+	return a.others
+}
+
+func (a apart) Resolve(ctx context.Context, r ref.Reference) (registry.Resolved, error) {
+	return a.of(r).Resolve(ctx, r)
+}
+
+func (a apart) Manifest(ctx context.Context, r ref.Reference, d Descriptor) ([]byte, error) {
+	return a.of(r).Manifest(ctx, r, d)
+}
+
+func (a apart) Blob(ctx context.Context, r ref.Reference, d Descriptor, offset int64, onFault func(error)) (io.ReadCloser, error) {
+	return a.of(r).Blob(ctx, r, d, offset, onFault)
 }

@@ -23,5 +23,6 @@ func (s *Store) Push(ctx context.Context, name, target string, o PushOptions) (*
 		return nil, fmt.Errorf("push %s: %w", name, err)
 	}
 	s.touch(ctx, img)
+	o.Fetch = s.sources(to)
 	return transfer.Push(ctx, s.place(), s.reg, img.Name, to, o)
 }

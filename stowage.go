@@ -64,7 +64,9 @@ type Store struct {
 	meta    *metadata.Store
 	content content.Store
 	reg     *registry.Client
-	log     *slog.Logger
+	// nameless is reg without the user name that was given; nil if none was.
+	nameless *registry.Client
+	log      *slog.Logger
 
 	snapshotter string
 	unpack      UnpackLimits
@@ -125,12 +127,17 @@ func Open(root string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	o.Registry.Log = o.Log
-	return &Store{
+	s := &Store{
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
-	}, nil
+	}
+	if o.Registry.Username != "" {
+		o.Registry.Username, o.Registry.Password, o.Registry.UsernameFrom = "", "", ""
+		s.nameless = registry.New(o.Registry)
+	}
+	return s, nil
 }
 
 // makeFolder makes a folder and those above it, and their names durable unless nosync. Others
@@ -161,6 +168,9 @@ func makeFolder(name string, nosync bool) error {
 // Close ends the use of the store.
 func (s *Store) Close() error {
 	s.reg.Close()
+	if s.nameless != nil {
+		s.nameless.Close()
+	}
 	return s.db.Close()
 }
 

@@ -24,6 +24,7 @@ type CopyOptions struct {
 	NoReferrers bool      // leaves out what refers to the image, and what cosign's tags say of it
 	NoSync      bool      // leaves it to the kernel when the bytes of folders and files reach the disk
 	Store       *Store    // for ends that are in a store
+	Fetch       Registry  // where lazy blobs of a store are fetched; nil: by way of the one that is copied to
 	Stdin       io.Reader // stands behind the file name - of a source,
 	Stdout      io.Writer // and this behind that of a target
 	Progress    progress.Sink
@@ -223,7 +224,7 @@ func (c *copying) fromStore(ctx context.Context, name string) (res *PushResult, 
 			return nil, err
 		}
 		return s.push(ctx, c.reg, r.String(), to, PushOptions{
-			Choice: c.o.Choice, Streams: c.o.Streams, NoReferrers: c.o.NoReferrers, Progress: c.o.Progress,
+			Choice: c.o.Choice, Streams: c.o.Streams, NoReferrers: c.o.NoReferrers, Fetch: c.o.Fetch, Progress: c.o.Progress,
 		})
 	}
 	images, release, err := s.holdImages(ctx, r.String())

@@ -22,6 +22,7 @@ type PushOptions struct {
 	// FetchMissing first gets blobs that are missing, as [Refetch] does. Lazy ones are fetched in
 	// any case, when the target needs them.
 	FetchMissing bool
+	Fetch        Registry // where blobs are fetched for that; nil: by way of the one that is pushed to
 	Progress     progress.Sink
 }
 
@@ -65,7 +66,10 @@ func (s Store) push(ctx context.Context, reg Pusher, name string, to ref.Referen
 	}
 	defer joinRelease(release, &err)
 	img := images[0]
-	from := storeSource{&demand{Store: s, reg: reg, sink: o.Progress}, img.Name, img.Target}
+	if o.Fetch == nil {
+		o.Fetch = reg
+	}
+	from := storeSource{&demand{Store: s, reg: o.Fetch, sink: o.Progress}, img.Name, img.Target}
 	m := newMover(from, registryTarget{reg, to}, img.Name, moveOptions{
 		Choice: o.Choice, Streams: o.Streams, NoReferrers: o.NoReferrers, Progress: o.Progress,
 	})
@@ -73,7 +77,7 @@ func (s Store) push(ctx context.Context, reg Pusher, name string, to ref.Referen
 	for o.FetchMissing && err != nil {
 		// A manifest that comes may show that more is missing.
 		var fetched []Refetched
-		if fetched, err = s.fetchGaps(ctx, err, reg, true, o.Progress); err != nil {
+		if fetched, err = s.fetchGaps(ctx, err, o.Fetch, true, o.Progress); err != nil {
 			return nil, err
 		}
 		from.fetched = append(from.fetched, fetched...)
