@@ -59,6 +59,7 @@ func (s *Store) Blob(ctx context.Context, digest string) (*BlobInfo, error) {
 // layer or a config of the image brings that blob alone, under no name. It returns NAME@DIGEST
 // of what it brought.
 func (s *Store) Fetch(ctx context.Context, reference string, o PullOptions) (string, error) {
+	defer s.writing()()
 	r, err := ref.Parse(reference)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", reference, err)
@@ -142,6 +143,7 @@ func (s *Store) AbortIngest(ctx context.Context, key string) error { return s.co
 // Ingest stores what r gives as a blob. want and size, where they are known (not empty, not
 // negative), must be right. Nothing refers to the blob; a lease keeps it from collection.
 func (s *Store) Ingest(ctx context.Context, key string, r io.Reader, want Digest, size int64) (Descriptor, error) {
+	defer s.writing()()
 	return transfer.Ingest(ctx, s.place(), key, r, want, size)
 }
 
@@ -175,6 +177,7 @@ func (s *Store) ExportBlobsFile(ctx context.Context, file string, digests []stri
 
 // ImportBlobs stores the blobs of a tar as [Store.ExportBlobs] writes it, each verified.
 func (s *Store) ImportBlobs(ctx context.Context, r io.Reader) (*ImportResult, error) {
+	defer s.writing()()
 	return transfer.ImportBlobs(ctx, s.place(), r)
 }
 

@@ -34,6 +34,7 @@ func Copy(ctx context.Context, from, to Endpoint, o CopyOptions) (*CopyResult, e
 		defer reg.Close()
 		return transfer.Copy(ctx, reg, from, to, inner)
 	}
+	defer o.Store.writing()()
 	place := o.Store.place()
 	inner.Store = &place
 	if from.Transport == StoreTransport {

@@ -51,6 +51,7 @@ type SnapshotterState struct {
 //
 // When it is interrupted, the report has what was found so far.
 func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, error) {
+	defer s.writing()()
 	from, err := s.origins(o.From)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (s *Store) in(ns string) *Store {
 		return s
 	}
 	return &Store{
-		root: s.root, nosync: s.nosync, ns: ns, db: s.db, meta: s.meta, content: s.content, reg: s.reg, log: s.log,
+		root: s.root, nosync: s.nosync, ns: ns, db: s.db, mark: s.mark, meta: s.meta, content: s.content, reg: s.reg, log: s.log,
 		snapshotter: s.snapshotter, unpack: s.unpack, gc: s.gc, large: s.large, opened: map[string]*Snapshotter{},
 	}
 }

@@ -19,6 +19,7 @@ import (
 // Pull brings an image from its registry into the store, whole, under the name that reference
 // stands for. See [transfer.Pull].
 func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*PullResult, error) {
+	defer s.writing()()
 	r, err := ref.Parse(reference)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
@@ -65,6 +66,7 @@ func (s *Store) ExportFile(ctx context.Context, file string, names []string, o E
 
 // Import reads images from an archive. See [transfer.Import].
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*ImportResult, error) {
+	defer s.writing()()
 	res, err := transfer.Import(ctx, s.place(), r, o)
 	return s.imported(ctx, res, err)
 }
@@ -89,6 +91,7 @@ func (s *Store) brought(ctx context.Context, names ...string) {
 
 // ImportFile is [Store.Import] from a file, or from the folder of an OCI layout.
 func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (res *ImportResult, err error) {
+	defer s.writing()()
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)

@@ -19,6 +19,7 @@ import (
 // fetched first from where it came from, and stays; sink is told. After an error some bytes may
 // have been written.
 func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string, sink ProgressSink) (err error) {
+	defer s.writing()()
 	d, err := s.digestOf(ctx, digest)
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type MountOptions struct {
 // is unpacked first; layers that were evicted are fetched for that. A writable mount that was unmounted without being removed goes on where it
 // was. Errors: [errdefs.ErrAlreadyExists] when something is mounted at dir.
 func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions) (err error) {
+	defer s.writing()()
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("mount %s: %w", name, err)

@@ -128,7 +128,7 @@ func (s *Store) openSnapshotter(name string) (*Snapshotter, error) {
 	if err != nil {
 		return nil, err
 	}
-	opened, err := snapshot.Open(name, dir, driver, s.meta, snapshot.Options{Namespace: s.ns, NoSync: s.nosync, Log: s.log})
+	opened, err := snapshot.Open(name, dir, driver, s.meta, snapshot.Options{Namespace: s.ns, NoSync: s.nosync, Writing: s.mark.Write, Log: s.log})
 	if err != nil {
 		return nil, err
 	}

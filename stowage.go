@@ -30,6 +30,7 @@ import (
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/kv/bolt"
+	"github.com/stowage/stowage/internal/mark"
 	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry"
@@ -52,6 +53,10 @@ type Options struct {
 	GC          GCOptions
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
+	// Progress is told what [Open] verifies after the machine went down while the store was being
+	// written to; and Context, if it is set, ends that.
+	Progress ProgressSink
+	Context  context.Context
 }
 
 // A Store is a folder with images. Goroutines may share it.
@@ -60,6 +65,7 @@ type Store struct {
 	nosync  bool
 	ns      string
 	db      kv.DB
+	mark    *mark.Mark
 	held    *stopwatch // the database
 	meta    *metadata.Store
 	content content.Store
@@ -114,7 +120,12 @@ func Open(root string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
+	flushed := disk
 	if o.NoSync {
+		flushed = vfs.NoSync(disk)
+	}
+	written := mark.New(filepath.Join(root, "metadata", "mark"), flushed)
+	if disk = written.Disk(disk); o.NoSync {
 		disk = vfs.NoSync(disk)
 	}
 	blobs, err := dir.Open(disk)
@@ -128,7 +139,7 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	o.Registry.Log = o.Log
 	s := &Store{
-		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held,
+		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held, mark: written,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
@@ -136,6 +147,9 @@ func Open(root string, o Options) (*Store, error) {
 	if o.Registry.Username != "" {
 		o.Registry.Username, o.Registry.Password, o.Registry.UsernameFrom = "", "", ""
 		s.nameless = registry.New(o.Registry)
+	}
+	if err := s.distrust(o); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", root, errors.Join(err, db.Close()))
 	}
 	return s, nil
 }
@@ -171,6 +185,7 @@ func (s *Store) Close() error {
 	if s.nameless != nil {
 		s.nameless.Close()
 	}
+	s.writing()() // what wrote outside of any operation has ended
 	return s.db.Close()
 }
 

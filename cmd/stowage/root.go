@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,7 @@ type app struct {
 	file, root, namespace, sync   string
 	progress, logLevel, logFormat string
 
+	ctx   context.Context // of the command
 	conf  *config.Config
 	log   *slog.Logger
 	store *stowage.Store
@@ -155,7 +157,7 @@ func (a *app) setup(cmd *cobra.Command) error {
 	if c.Sync != "full" && c.Sync != "none" {
 		return usagef("--sync %q: want full or none", c.Sync)
 	}
-	a.conf = c
+	a.ctx, a.conf = cmd.Context(), c
 	return nil
 }
 
@@ -167,7 +169,7 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
 			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
 		},
-		GC: a.gcOptions(),
+		GC: a.gcOptions(), Context: a.ctx, Progress: stowage.SerialProgress(plain(a.err)),
 	})
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/snapshot"
 )
 
@@ -51,8 +52,10 @@ func (e *Exam) shelves(ctx context.Context) (list []*shelf, err error) {
 			}
 			s.rows[row.Key] = row
 			s.keys = append(s.keys, row.Key)
-			for _, m := range row.Manifests {
-				if err := e.addStack(ctx, s, m); err != nil {
+		}
+		for _, key := range s.keys {
+			for _, m := range s.rows[key].Manifests {
+				if err := e.addStack(ctx, s, m, key); err != nil {
 					return nil, err
 				}
 			}
@@ -62,32 +65,52 @@ func (e *Exam) shelves(ctx context.Context) (list []*shelf, err error) {
 	return list, nil
 }
 
-// addStack adds the stack of a manifest, if what says so can be read.
-func (e *Exam) addStack(ctx context.Context, s *shelf, manifest image.Digest) error {
+// addStack adds the stack of a manifest, if what says so can be read: the rows, if top is the key of
+// its topmost snapshot and all of them are there, or else the config.
+func (e *Exam) addStack(ctx context.Context, s *shelf, manifest image.Digest, top string) error {
 	if slices.ContainsFunc(s.stacks, func(st *stack) bool { return st.manifest == manifest }) {
 		return nil
 	}
 	doc, err := e.Meta.Document(ctx, manifest)
-	var body []byte
-	if err == nil && doc.Config != nil {
-		body, err = content.ReadBlob(ctx, e.Content, doc.Config.Digest, image.MaxConfig)
-	}
 	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	config, err := image.ParseConfig(body)
-	if err != nil || len(config.DiffIDs) != len(doc.Layers) {
-		return nil // no filesystem
+	st := &stack{manifest: manifest, layers: doc.Layers}
+	for _, row := range s.chain(top) {
+		st.diffIDs = append(st.diffIDs, row.DiffID)
 	}
-	st := &stack{manifest: manifest, layers: doc.Layers, diffIDs: config.DiffIDs}
-	for _, id := range image.ChainIDs(config.DiffIDs) {
+	if len(st.diffIDs) != len(doc.Layers) || len(st.diffIDs) == 0 || slices.Contains(st.diffIDs, "") {
+		if st.diffIDs, err = e.diffIDs(ctx, doc); err != nil || len(st.diffIDs) != len(doc.Layers) {
+			return err
+		}
+	}
+	for _, id := range image.ChainIDs(st.diffIDs) {
 		st.keys = append(st.keys, id.String())
 	}
 	s.stacks = append(s.stacks, st)
 	return nil
+}
+
+// diffIDs reads those of an image out of its config. There are none if it cannot be read.
+func (e *Exam) diffIDs(ctx context.Context, doc metadata.Document) ([]image.Digest, error) {
+	if doc.Config == nil {
+		return nil, nil
+	}
+	body, err := content.ReadBlob(ctx, e.Content, doc.Config.Digest, image.MaxConfig)
+	if errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	config, err := image.ParseConfig(body)
+	if err != nil {
+		return nil, nil // of an artifact
+	}
+	return config.DiffIDs, nil
 }
 
 // subject names a snapshot in a finding.
@@ -132,7 +155,7 @@ func (e *Exam) unpack(ctx context.Context, s *shelf, key string) error {
 		}
 		for _, img := range images {
 			for _, p := range img.Platforms {
-				if err := e.addStack(ctx, s, p.Manifest.Digest); err != nil {
+				if err := e.addStack(ctx, s, p.Manifest.Digest, ""); err != nil {
 					return err
 				}
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/snapshot"
 )
@@ -18,14 +19,24 @@ import (
 // damagedTrees looks for unpacked layers that are not what their layers say: of all folders those
 // that look changed since they were unpacked, and with Verify all of them.
 func (e *Exam) damagedTrees(ctx context.Context) error {
-	return e.eachTree(ctx, e.Verify, time.Time{}, func(t tree, why string) {
+	_, err := e.eachTree(ctx, scope{all: e.Verify}, func(t tree, why string) error {
 		e.report(Finding{
 			Subject: t.subject(t.key),
 			Detail:  why,
 			Repair:  "unpack it again",
 			mend:    func(ctx context.Context) error { return e.replace(ctx, t, why) },
 		})
+		return nil
 	})
+	return err
+}
+
+// A scope says which trees are compared with their layers.
+type scope struct {
+	since time.Time // those that came to be then or later
+	all   bool      // and not only those that look changed
+	// lost are layers that should be here and are not: what was unpacked of them counts as damaged.
+	lost []image.Digest
 }
 
 // A tree is a folder with a layer.
@@ -36,13 +47,12 @@ type tree struct {
 	shelves []*shelf // where others may have it
 }
 
-// eachTree reports every folder of those that came to be at a time or later that is not what its
-// layer says, and why. With all it reads them all, otherwise those that look changed. It can tell
-// nothing of a layer whose blob is not here.
-func (e *Exam) eachTree(ctx context.Context, all bool, since time.Time, report func(t tree, why string)) error {
+// eachTree reports every folder that is not what its layer says, and why, and returns how many were
+// looked at. It can tell nothing of a layer whose blob is not here.
+func (e *Exam) eachTree(ctx context.Context, in scope, report func(t tree, why string) error) (looked int, err error) {
 	shelves, err := e.shelves(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	made := map[string]time.Time{} // by snapshotter and folder
 	for _, s := range shelves {
@@ -66,7 +76,7 @@ func (e *Exam) eachTree(ctx context.Context, all bool, since time.Time, report f
 				if row.Lazy || row.Folder == "" || row.DiffID != st.diffIDs[i] {
 					break
 				}
-				if met[id] || made[id].Before(since) {
+				if met[id] || made[id].Before(in.since) {
 					continue
 				}
 				met[id] = true
@@ -74,24 +84,25 @@ func (e *Exam) eachTree(ctx context.Context, all bool, since time.Time, report f
 				for _, b := range chain[:i] {
 					below = append(below, wrong[s.Name()+"/"+b.Folder]...)
 				}
-				paths, why, err := e.examine(ctx, s, st, chain, all, made[id], below)
+				paths, why, err := e.examine(ctx, s, st, chain, in, made[id], below)
+				if why != "" && err == nil {
+					wrong[id] = paths
+					err = report(tree{s, key, row.Folder, shelves}, why)
+				}
 				if err != nil {
-					return fmt.Errorf("examine %s: %w", s.subject(key), err)
+					return looked, fmt.Errorf("examine %s: %w", s.subject(key), err)
 				}
-				if why != "" {
-					wrong[id] = append(paths, "")
-					report(tree{s, key, row.Folder, shelves}, why)
-				}
+				looked++
 			}
 		}
 	}
-	return nil
+	return looked, nil
 }
 
-// examine compares the topmost folder of a chain with its layer, if all says so or it looks changed
+// examine compares the topmost folder of a chain with its layer, if all are or it looks changed
 // since it was made. Paths that differ below it already are not its fault. It returns those that
 // are, and says why it is damaged; nothing if it is not.
-func (e *Exam) examine(ctx context.Context, s *shelf, st *stack, chain []snapshot.Snapshot, all bool, made time.Time, below []string) (paths []string, why string, err error) {
+func (e *Exam) examine(ctx context.Context, s *shelf, st *stack, chain []snapshot.Snapshot, in scope, made time.Time, below []string) (paths []string, why string, err error) {
 	row, desc := chain[len(chain)-1], st.layers[len(chain)-1]
 	if why, is, err := s.Condemned(row.Folder); is || err != nil {
 		return nil, why, err
@@ -105,8 +116,10 @@ func (e *Exam) examine(ctx context.Context, s *shelf, st *stack, chain []snapsho
 		return nil, err.Error(), nil
 	case err != nil:
 		return nil, "", err
-	case suspect == "" && !all:
+	case suspect == "" && !in.all:
 		return nil, "", nil
+	case slices.Contains(in.lost, desc.Digest):
+		return nil, "its layer is damaged, too", nil
 	}
 	if _, err := e.Content.Info(ctx, desc.Digest); errdefs.IsNotFound(err) {
 		return nil, "", nil

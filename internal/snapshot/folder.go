@@ -30,7 +30,12 @@ type Folder struct {
 const nameLength = 8
 
 // NewFolder makes an empty folder and locks it.
-func (s *Store) NewFolder() (*Folder, error) { return NewFolder(s.dir) }
+func (s *Store) NewFolder() (*Folder, error) {
+	if err := s.writing(); err != nil {
+		return nil, err
+	}
+	return NewFolder(s.dir)
+}
 
 // NewFolder makes an empty folder among those of the snapshotter whose folder is dir, and locks
 // it. What of it outlives its process is swept.

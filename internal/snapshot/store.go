@@ -27,7 +27,9 @@ type Options struct {
 	Namespace string
 	// NoSync leaves it to the kernel when files reach the disk.
 	NoSync bool
-	Log    *slog.Logger // nil: nobody is told
+	// Writing is called before a folder is filled; nil: nothing is. What it fails with comes back.
+	Writing func() error
+	Log     *slog.Logger // nil: nobody is told
 }
 
 // A Store is one snapshotter in one namespace. Goroutines and processes may share its folder.
@@ -38,7 +40,9 @@ type Store struct {
 	meta   *metadata.Store
 	ns     string
 	nosync bool
-	log    *slog.Logger
+
+	writing func() error
+	log     *slog.Logger
 }
 
 // Open opens the snapshotter called name, with its folders in dir, which is made if it is not
@@ -50,7 +54,10 @@ func Open(name, dir string, d Driver, meta *metadata.Store, o Options) (*Store, 
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{name: name, dir: dir, driver: d, meta: meta, ns: o.Namespace, nosync: o.NoSync, log: o.Log}, nil
+	if o.Writing == nil {
+		o.Writing = func() error { return nil }
+	}
+	return &Store{name: name, dir: dir, driver: d, meta: meta, ns: o.Namespace, nosync: o.NoSync, writing: o.Writing, log: o.Log}, nil
 }
 
 // Name is what the snapshotter is called.
@@ -265,6 +272,9 @@ func (s *Store) Commit(ctx context.Context, name, key string, labels map[string]
 	}
 	if err == nil {
 		err = s.driver.Release(ctx, folder)
+	}
+	if err == nil {
+		err = s.writing()
 	}
 	var usage Usage
 	if err == nil {
