@@ -263,3 +263,33 @@ func TestRaceRemoveMount(t *testing.T) {
 		t.Error("no mount was quick enough")
 	}
 }
+
+// TestRaceEvict drops the packed layers of images while they are pulled and exported. What an export
+// needs is there, or is fetched again.
+func TestRaceEvict(t *testing.T) {
+	t.Parallel()
+	r := newRacer(t)
+	want := map[string][]byte{}
+	for name, file := range r.archives() {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[name] = b
+	}
+	evict, file := []string{"content", "prune", "--evict"}, filepath.Join(t.TempDir(), "saved.tar")
+	r.repeat(func() {
+		name := r.image()
+		r.against(func() {
+			r.do([]string{"pull", "-q", name})
+			r.do([]string{"save", "-o", file, name})
+		}, evict, collectAll)
+		if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want[name]) {
+			t.Errorf("an archive of %s has %d bytes that differ from the %d it should have, %v", name, len(got), len(want[name]), err)
+		}
+		if r.rnd.IntN(2) == 0 {
+			r.do([]string{"rmi", name})
+		}
+	})
+	r.do([]string{"doctor"})
+}
