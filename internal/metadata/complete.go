@@ -37,7 +37,8 @@ func (v view) size(d image.Digest) (int64, bool, error) {
 //
 // A platform is a manifest that an index offers for running, or the target itself. Attestations
 // and artifacts within an index are not platforms: they do not make an image partial. Nor do
-// layers that only their publisher may hand out and that are absent. A platform of which only
+// layers that only their publisher may hand out and that are absent. An index that leads to a
+// platform is as needed for it as its manifest. A platform of which only
 // layers are missing that a remote snapshotter has, or that were evicted, is lazy.
 func (v view) complete(row *imageRow) error {
 	s := survey{view: v, met: map[image.Digest]bool{}, listed: map[string]bool{}}
@@ -98,6 +99,7 @@ type survey struct {
 	met       map[image.Digest]bool // blobs that were counted
 	listed    map[string]bool       // platforms that were, by manifest and name
 	platforms []PlatformState
+	lost      []image.Descriptor // the indexes above what is looked at whose bytes are not here
 	size      int64
 	gaps      bool // something that is not optional is missing, in whatever part
 	err       error
@@ -146,8 +148,13 @@ func (s *survey) index(d image.Descriptor, doc *Document) error {
 	if s.met[d.Digest] {
 		return nil
 	}
-	if _, err := s.count(d); err != nil {
+	here, err := s.count(d)
+	if err != nil {
 		return err
+	}
+	if above := s.lost; !here {
+		s.lost = append(slices.Clip(above), d)
+		defer func() { s.lost = above }()
 	}
 	for _, m := range doc.Manifests {
 		child, err := s.document(m.Digest)
@@ -183,7 +190,7 @@ func isPlatform(d image.Descriptor, doc *Document) bool {
 // manifest counts the blobs of a manifest, of which only the descriptor is known if doc is nil,
 // and lists it if it is a platform.
 func (s *survey) manifest(d image.Descriptor, doc *Document, platform bool) error {
-	state := PlatformState{Platform: platformOf(d, doc), Manifest: d}
+	state := PlatformState{Platform: platformOf(d, doc), Manifest: d, Missing: slices.Clone(s.lost)}
 	own := map[image.Digest]bool{}
 	add := func(b image.Descriptor, known bool) error {
 		if own[b.Digest] {

@@ -73,7 +73,7 @@ func (w *world) states(img modelImage) string {
 	for _, m := range w.manifests(img.target) {
 		state := metadata.Absent
 		switch {
-		case w.whole(m):
+		case w.whole(m) && w.here(img.target):
 			state, complete = metadata.Complete, true
 		case img.want[m]:
 			state, gaps = metadata.Partial, true
@@ -94,7 +94,7 @@ func (w *world) states(img modelImage) string {
 func (w *world) wish(img modelImage, want []string) {
 	if len(want) == 0 {
 		for _, m := range w.manifests(img.target) {
-			if w.whole(m) {
+			if w.whole(m) && w.here(img.target) {
 				want = append(want, m)
 			}
 		}

@@ -663,3 +663,24 @@ func TestHoldAll(t *testing.T) {
 		t.Errorf("garbage afterwards: got %v, %v, want all", f, err)
 	}
 }
+
+// An image cannot be exported without its indexes: the platforms that they lead to are not whole.
+func TestLostIndex(t *testing.T) {
+	arm, both := manifest("arm", "ac", "al"), index("idx", on("arm", "arm64"), on("amd", "amd64"))
+	for _, lost := range []string{"idx", "outer"} {
+		s := newStore(t)
+		apply(t, s, ns, metadata.Batch{
+			Blobs:     blobs("outer", "idx", "arm", "ac", "al"),
+			Documents: []metadata.Document{arm, both, index("outer", desc("idx"))},
+			Images:    []metadata.PutImage{put("x", "outer")},
+		})
+		wantStates(t, s, "x", "complete arm64=complete amd64=absent")
+		if err := s.RemoveBlob(t.Context(), ns, desc(lost).Digest, true); err != nil {
+			t.Fatal(err)
+		}
+		img := wantStates(t, s, "x", "partial arm64=partial amd64=absent")
+		if got := img.Platforms[0].Missing; len(got) != 1 || got[0].Digest != desc(lost).Digest {
+			t.Errorf("without %s, missing: %v", lost, got)
+		}
+	}
+}
