@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -137,20 +138,28 @@ func (e *Exam) examine(ctx context.Context, s *shelf, st *stack, chain []snapsho
 		return nil
 	})
 	switch {
-	case errdefs.IsDataLoss(err): // of the blob, which is another kind of finding
+	case ctx.Err() != nil:
+		return nil, "", ctx.Err()
+	case err == nil && failed != nil, broken(failed):
+		return nil, failed.Error(), nil
+	case errdefs.IsDataLoss(err), errdefs.IsInvalidArgument(err): // of the blob, which is another kind of finding
 		return nil, "", nil
 	case errdefs.IsFailedPrecondition(err): // what is below is mended first
 		return nil, "", nil
 	case err != nil:
 		return nil, "", err
-	case failed != nil:
-		return nil, failed.Error(), nil
 	}
 	list = slices.DeleteFunc(list, func(d layer.Difference) bool { return slices.Contains(below, d.Path) })
 	for _, d := range list {
 		paths = append(paths, d.Path)
 	}
 	return paths, describe(list, more), nil
+}
+
+// broken tells an error of a tree that no unpacked layer has: of the disk, or of marks of overlay
+// that only its own writing leaves.
+func broken(err error) bool {
+	return errdefs.IsNotImplemented(err) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EUCLEAN)
 }
 
 // describe tells the first differences.
