@@ -98,29 +98,29 @@ func checkSnapshotKey(name string) error {
 	return nil
 }
 
-func (s *Snapshot) check() error {
-	if err := checkSnapshotKey(s.Key); err != nil {
+func (row *Snapshot) check() error {
+	if err := checkSnapshotKey(row.Key); err != nil {
 		return err
 	}
-	if s.Parent != "" {
-		if err := checkSnapshotKey(s.Parent); err != nil {
+	if row.Parent != "" {
+		if err := checkSnapshotKey(row.Parent); err != nil {
 			return err
 		}
 	}
-	if s.DiffID != "" {
-		if err := checkDigests(s.DiffID); err != nil {
+	if row.DiffID != "" {
+		if err := checkDigests(row.DiffID); err != nil {
 			return err
 		}
 	}
-	if s.Lazy || s.Blob != "" {
-		if err := checkDigests(s.Blob); err != nil {
+	if row.Lazy || row.Blob != "" {
+		if err := checkDigests(row.Blob); err != nil {
 			return err
 		}
 	}
-	if err := checkDigests(s.Manifests...); err != nil {
+	if err := checkDigests(row.Manifests...); err != nil {
 		return err
 	}
-	return checkLabels(s.Labels)
+	return checkLabels(row.Labels)
 }
 
 func (u Unpacked) check() error {
