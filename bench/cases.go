@@ -31,7 +31,7 @@ var cases = []struct {
 	{"unpack zstd", unpack(zstdImage, 0.8, 0)},
 	{"unpack, durable", durableUnpack},
 	{"keeping", keeping},
-	{"keeping grown", grown},
+	{"grown", grown},
 	{"verify", verify},
 }
 
