@@ -19,14 +19,25 @@ import (
 //   - every image that needs it, in whatever namespace, needs it as a layer of a manifest that is
 //     unpacked there, and is not pinned; nor is the blob, or its manifest;
 //   - no lease and no running operation keeps it, or what holds it.
+//
+// What holds a blob is looked at once more when it is its turn. That an image came to need it packed,
+// or was pinned, while stock was taken may go unnoticed: then it is lazy, and can be fetched.
 func (w *Sweep) Unpacked(ctx context.Context, ns string, names ...string) error {
-	add := func(l *look, ns string, row imageRow) error {
+	w.uses = map[image.Digest]use{}
+	add := func(l *look, row imageRow) error {
+		e := w.eviction(l.view, nil)
 		for _, p := range row.Platforms {
 			doc, err := l.document(p.Manifest.Digest)
 			if err != nil {
 				return err
 			}
 			if doc == nil || p.State == Absent {
+				continue
+			}
+			if u, err := e.use(p.Manifest.Digest); u != spare || err != nil {
+				if err != nil && !unread(err) {
+					return err
+				}
 				continue
 			}
 			for _, d := range doc.Layers {
@@ -45,8 +56,7 @@ func (w *Sweep) Unpacked(ctx context.Context, ns string, names ...string) error 
 			if err := decode(e.Key, e.Value, &row); err != nil {
 				return err
 			}
-			ns, _ := cut(e.Key, []byte(imageRows))
-			return add(l, ns, row)
+			return add(l, row)
 		})
 	}
 	return w.list.looks(ctx, func(l *look) (bool, error) {
@@ -56,7 +66,7 @@ func (w *Sweep) Unpacked(ctx context.Context, ns string, names ...string) error 
 			}
 			row, err := l.image(ns, names[0])
 			if err == nil {
-				err = add(l, ns, row)
+				err = add(l, row)
 			}
 			if err != nil && !unread(err) {
 				return false, err
@@ -74,7 +84,7 @@ func (w *Sweep) Evictable(ctx context.Context) (list []Garbage, err error) {
 		if err != nil {
 			return false, err
 		}
-		e := l.eviction(live)
+		e := w.eviction(l.view, live)
 		for ; len(rest) > 0; rest = rest[1:] {
 			if l.over() {
 				return false, nil
@@ -97,7 +107,7 @@ func (w *Sweep) Evictable(ctx context.Context) (list []Garbage, err error) {
 	return list, err
 }
 
-// An eviction decides within one transaction what may be evicted.
+// An eviction decides what may be evicted. Of manifests it remembers what earlier transactions found.
 type eviction struct {
 	view
 	live   []liveLease
@@ -113,9 +123,7 @@ const (
 	spare             // none any more: all of them have it unpacked
 )
 
-func (v view) eviction(live []liveLease) *eviction {
-	return &eviction{v, live, map[image.Digest]use{}}
-}
+func (w *Sweep) eviction(v view, live []liveLease) *eviction { return &eviction{v, live, w.uses} }
 
 // may tells whether a blob may be evicted.
 func (e *eviction) may(d image.Digest) (size int64, ok bool, err error) {
@@ -160,9 +168,23 @@ func (e *eviction) may(d image.Digest) (size int64, ok bool, err error) {
 	if !ok {
 		return 0, false, nil
 	}
+	ok, err = e.sourced(d)
+	return size, ok, err
+}
+
+// sourced tells whether it is known where a blob came from.
+func (e *eviction) sourced(d image.Digest) (bool, error) {
+	namespaces, err := e.namespaces()
+	if err != nil {
+		return false, err
+	}
 	var found Sources
+	err = e.labelsOf(d, namespaces, func(_ string, labels map[string]string) { found.addLabels(labels) })
+	if len(found.From) > 0 || err != nil {
+		return len(found.From) > 0, err
+	}
 	err = e.sources(d, &found)
-	return size, len(found.From) > 0, err
+	return len(found.From) > 0, err
 }
 
 // use finds out what images have of the layers of a manifest.

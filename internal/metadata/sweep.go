@@ -59,6 +59,7 @@ type Sweep struct {
 	strays  map[candidate]int64 // the bytes of those that no row knows
 	waiting map[node]bool       // snapshots that others stood on when it was their turn
 	stale   []doomedMark
+	uses    map[image.Digest]use // see [Sweep.Unpacked]
 }
 
 // roundsLock is the name of the lock file that rounds share, among those of the holders.
@@ -267,7 +268,7 @@ func (r *Round) condemn(c change) ([]candidate, error) {
 	if err := c.forget(r.sweep.stale); err != nil {
 		return nil, err
 	}
-	j := &judge{change: c, roots: keep, looked: c.search(keep), round: r, rest: r.sweep.list.list, evicts: c.eviction(live)}
+	j := &judge{change: c, roots: keep, looked: c.search(keep), round: r, rest: r.sweep.list.list, evicts: r.sweep.eviction(c.view, live)}
 	if j.spaces, err = c.spaces(); err != nil {
 		return nil, err
 	}

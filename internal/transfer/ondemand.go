@@ -19,8 +19,8 @@ import (
 // stays; what is lazy of them can be fetched and stays then, too.
 func (s Store) holdImages(ctx context.Context, names ...string) (list []metadata.Image, release func() error, err error) {
 	for {
-		var digests []image.Digest
-		if list, digests, err = s.images(ctx, names); err != nil {
+		_, digests, err := s.images(ctx, names)
+		if err != nil {
 			return nil, nil, err
 		}
 		if release, err = s.hold(ctx, digests); err != nil {
