@@ -113,6 +113,9 @@ func (m *model) run() {
 			m.settle(false)
 		}
 	}
+	for range rapid.IntRange(0, 3).Draw(m.T, "pulled before") {
+		m.pull()
+	}
 	m.Repeat(repeated)
 	for len(m.ops) > 0 {
 		m.end(m.ops[0])
@@ -120,14 +123,16 @@ func (m *model) run() {
 	m.collectAll()
 }
 
-// acts are what a process can do while another collects.
+// acts are what a process can do, and the more often, the more names an act has.
 func (m *model) acts() map[string]func() {
 	return map[string]func(){
+		"pull": m.pull, "pull again": m.pull,
 		"hold": m.hold, "hold again": m.hold, "put": m.put, "put again": m.put, "finish": m.finish, "finish again": m.finish, "cancel": m.cancel,
 		"tag": m.tag, "remove image": m.removeImage, "remove image again": m.removeImage,
 		"lease": m.lease, "end lease": m.endLease, "label": m.label, "label again": m.label, "ask": m.ask, "ask why": m.askOnly,
 		"prepare": m.prepare, "commit": m.commit, "remove snapshot": m.removeSnapshot,
-		"wait": m.wait, "die": m.die, "collect": m.collect,
+		"wait": m.wait, "die": m.die,
+		"collect": m.collect, "collect again": m.collect, "collect thrice": m.collect, "collect at last": m.collect,
 	}
 }
 
@@ -280,11 +285,27 @@ func (m *model) put() {
 	}
 }
 
-func (m *model) finish() {
-	o := m.op()
-	if o == nil {
+// pull does one from its beginning to its end, and perhaps names nothing.
+func (m *model) pull() {
+	n := len(m.ops)
+	if m.hold(); len(m.ops) == n {
 		return
 	}
+	o := m.ops[n]
+	if m.chance(2, "without a name") {
+		o.target = ""
+	}
+	m.apply(o)
+}
+
+func (m *model) finish() {
+	if o := m.op(); o != nil {
+		m.apply(o)
+	}
+}
+
+// apply brings all blobs of an operation, and ends it with their rows.
+func (m *model) apply(o *op) {
 	b := metadata.Batch{Release: o.hold}
 	for _, blob := range o.held {
 		m.bring(o, blob)
@@ -660,12 +681,21 @@ func (m *model) collect() {
 }
 
 // others lets the second process do some acts between the calls of the first.
-func (m *model) others(quiet *bool) func() {
+func (m *model) others(quiet *bool) func(bool) {
 	acts := m.acts()
+	for _, name := range []string{"tag", "lease", "label", "pull", "hold", "hold again"} { // what needs more than before
+		for i := range 3 {
+			acts[fmt.Sprint(name, i)] = acts[name]
+		}
+	}
 	names := slices.Sorted(maps.Keys(acts))
-	left := rapid.IntRange(0, 3).Draw(m.T, "acts meanwhile")
-	return func() {
-		if left == 0 || m.nested || !m.chance(3, "now") {
+	left := rapid.IntRange(0, 4).Draw(m.T, "acts meanwhile")
+	return func(changed bool) {
+		of := 10 // it looks around for long before it takes anything away
+		if changed {
+			of = 2
+		}
+		if left == 0 || m.nested || !m.chance(of, "now") {
 			return
 		}
 		left--
@@ -713,7 +743,7 @@ type folders struct {
 }
 
 func (f folders) Discard(ctx context.Context, names ...string) (u snapshot.Usage, err error) {
-	return u, f.p.call(func() error {
+	return u, f.p.call(true, func() error {
 		rows, err := f.m.eye.SnapshotFolders(ctx, snapshotter, names...)
 		for _, name := range names {
 			if !rows[name] && err == nil {

@@ -36,7 +36,7 @@ type process struct {
 	dead      bool
 	committed bool // the last Update was
 	cancel    func()
-	others    func()
+	others    func(changed bool)
 	pause     time.Duration // what reading a row takes
 }
 
@@ -52,8 +52,9 @@ func (p *process) dies() bool {
 	return p.dead
 }
 
-// call does f as a living process does, and tells nobody of it if the process died meanwhile.
-func (p *process) call(f func() error) error {
+// call does f as a living process does, and tells nobody of it if the process died meanwhile. Others
+// are told whether f may change something.
+func (p *process) call(changes bool, f func() error) error {
 	if p.dies() {
 		return errDied
 	}
@@ -65,20 +66,20 @@ func (p *process) call(f func() error) error {
 		return errDied
 	}
 	if p.others != nil {
-		p.others()
+		p.others(changes)
 	}
 	return err
 }
 
 func (p *process) View(ctx context.Context, f func(kv.Reader) error) error {
-	return p.call(func() error {
+	return p.call(false, func() error {
 		return p.DB.View(ctx, func(r kv.Reader) error { return f(slowReader{r, p.pause}) })
 	})
 }
 
 func (p *process) Update(ctx context.Context, f func(kv.Writer) error) error {
 	p.committed = false
-	return p.call(func() error {
+	return p.call(true, func() error {
 		err := p.DB.Update(ctx, func(w kv.Writer) error { return f(slowWriter{w, slowReader{w, p.pause}}) })
 		p.committed = err == nil
 		if p.cancel != nil {
@@ -89,13 +90,13 @@ func (p *process) Update(ctx context.Context, f func(kv.Writer) error) error {
 }
 
 func (p *process) Delete(ctx context.Context, d image.Digest) error {
-	return p.call(func() error { return p.Store.Delete(ctx, d) })
+	return p.call(true, func() error { return p.Store.Delete(ctx, d) })
 }
 
 func (p *process) Digests(ctx context.Context) iter.Seq2[image.Digest, error] {
 	return func(yield func(image.Digest, error) bool) {
 		var list []image.Digest
-		err := p.call(func() error {
+		err := p.call(false, func() error {
 			for d, err := range p.Store.Digests(ctx) {
 				if err != nil {
 					return err
@@ -117,7 +118,7 @@ func (p *process) Digests(ctx context.Context) iter.Seq2[image.Digest, error] {
 }
 
 func (p *process) Info(ctx context.Context, d image.Digest) (info content.Info, err error) {
-	err = p.call(func() error {
+	err = p.call(false, func() error {
 		info, err = p.Store.Info(ctx, d)
 		return err
 	})
