@@ -467,7 +467,7 @@ func (s *Store) mendOrigins(ctx context.Context, keys [][]byte, blobs content.St
 	done := map[string]bool{}
 	for _, k := range keys {
 		var origin []byte
-		mend := func() error { return nil }
+		var mend func() error
 		switch string(k[:2]) {
 		case targetRows:
 			_, ns, name, err := parseTargetKey(k)
