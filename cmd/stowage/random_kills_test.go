@@ -70,7 +70,7 @@ func (k *killer) act() act {
 		{args: []string{"image", "prune"}},
 		{args: []string{"image", "unmount", "--rm", dir}},
 		{args: []string{"content", "rm", k.blob()}},
-		{args: []string{"doctor", "--repair"}},
+		{args: []string{"doctor", "--repair", "--progress", "none"}},
 		{args: []string{"content", "verify", "--all"}},
 	}
 	if name != "" {
@@ -110,8 +110,8 @@ func (k *killer) do(a act) (killed bool) {
 	k.t.Helper()
 	what := a.what()
 	cmd := k.command(append([]string{"--sync=none"}, a.args...)...)
-	var errs strings.Builder
-	cmd.Stderr = &errs
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
 	begun := time.Now()
 	if err := cmd.Start(); err != nil {
 		k.t.Fatal(err)
@@ -153,31 +153,31 @@ func (k *killer) do(a act) (killed bool) {
 		k.there[a.gives] = ""
 	}
 	if !killed {
-		k.answered(a.args, status, errs.String())
+		k.answered(a.args, status, out.String())
 	}
 	return killed
 }
 
 // answered sees that a command did its work, or found nothing to do it on. What others left when
 // they were killed must not be in its way.
-func (k *killer) answered(args []string, status int, stderr string) {
+func (k *killer) answered(args []string, status int, out string) {
 	k.t.Helper()
 	const notThere, inUse = 3, 6
 	if status != 0 && status != notThere && status != inUse {
-		k.t.Errorf("stowage %s: status %d: %s", strings.Join(args, " "), status, stderr)
+		k.t.Errorf("stowage %s: status %d: %s", strings.Join(args, " "), status, out)
 	}
 }
 
 // beside does an operation that nobody kills while f goes on.
 func (k *killer) beside(args []string, f func()) {
 	k.t.Helper()
-	var errs string
+	var out, errs string
 	var status int
 	var others sync.WaitGroup
-	others.Go(func() { _, errs, status = k.patient(append([]string{"--sync=none"}, args...)...) })
+	others.Go(func() { out, errs, status = k.patient(append([]string{"--sync=none"}, args...)...) })
 	f()
 	others.Wait()
-	k.answered(args, status, errs)
+	k.answered(args, status, out+errs)
 }
 
 // examine has the doctor look, and gives what it found.
@@ -216,21 +216,24 @@ func TestRandomKills(t *testing.T) {
 		detachLater(t, dir)
 	}
 
+	var acts []string
 	for kills := 0; kills < *randomKills; {
 		a := k.act()
+		acts = append(acts, strings.Join(a.args, " "))
 		do := func() {
 			if k.do(a) {
+				acts[len(acts)-1] += ": killed"
 				k.killed[a.what()]++
 				kills++
 			}
 		}
 		if beside := k.rnd.IntN(6); beside < 2 {
-			k.beside([][]string{{"gc", "--all"}, {"doctor", "--repair"}}[beside], do)
+			k.beside([][]string{{"gc", "--all"}, {"doctor", "--repair", "--progress", "none"}}[beside], do)
 		} else {
 			do()
 		}
 		if t.Failed() {
-			t.Fatalf("after %d kills, in %s", kills, strings.Join(a.args, " "))
+			t.Fatalf("after %d kills, at the end of:\n%s", kills, strings.Join(acts[max(0, len(acts)-10):], "\n"))
 		}
 	}
 	t.Logf("killed: %v; reported: %d names", k.killed, len(k.there))
