@@ -18,6 +18,9 @@ type removedRow struct {
 	RemovedAt time.Time `json:"removedAt"`
 }
 
+// index lists none: what it had when it was an image went with the name.
+func (removedRow) index([]byte) []kv.Entry { return nil }
+
 // A RemovedImage is a name that was taken away. Its State, Size and Platforms tell what of it is
 // still here; once its target has been collected the state is [Absent].
 type RemovedImage struct {

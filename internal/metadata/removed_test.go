@@ -52,6 +52,9 @@ func TestRestore(t *testing.T) {
 	if len(got) != 2 || got["a"].State != metadata.Complete || got["a"].Size != 30 || got["a"].RemovedAt.Before(start) {
 		t.Fatalf("removed %+v", got)
 	}
+	if faults, err := s.Dangling(ctx); err != nil || len(faults) > 0 {
+		t.Errorf("removed names are taken for damage: %v, %v", faults, err)
+	}
 	if got := removed(t, s, time.Now().Add(time.Hour)); len(got) != 0 {
 		t.Errorf("names were removed in the future: %v", got)
 	}
