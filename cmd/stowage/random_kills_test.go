@@ -61,7 +61,7 @@ func (k *killer) act() act {
 	snapshotter := k.one(drivers)
 	pull := act{args: []string{"pull", "-q", "--snapshotter", snapshotter, image}, gives: image, of: image}
 	list := []act{
-		pull, pull, pull,
+		pull, pull, pull, pull, pull,
 		{args: []string{"load", "-q", "-i", k.archives[image]}, gives: image, of: image},
 		{args: []string{"gc", "--all"}},
 		{args: []string{"gc"}},
@@ -77,8 +77,7 @@ func (k *killer) act() act {
 		of := k.there[name]
 		tag := act{args: []string{"tag", "--force", name, alias}, gives: alias, of: of}
 		list = append(list, tag, tag,
-			act{args: []string{"rmi", name}, takes: name},
-			act{args: []string{"rmi", "--gc", name}, takes: name},
+			act{args: [][]string{{"rmi", name}, {"rmi", "--gc", name}}[k.rnd.IntN(2)], takes: name},
 			act{args: []string{"image", "mount", "--progress", "none", "--snapshotter", snapshotter, name, dir}},
 			act{args: []string{"image", "mount", "--progress", "none", "--snapshotter", snapshotter, "--rw", name, dir}},
 			act{args: []string{"save", "-o", filepath.Join(k.out, "saved.tar"), name}},
