@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/stowage/stowage/internal/content"
@@ -59,10 +60,11 @@ func VerifyAll(ctx context.Context, store content.Store, file string, resume boo
 		keep()
 		return err
 	}
-	if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err = os.Remove(file)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return nil // where nothing can be written, nothing was
 	}
-	return nil
+	return err
 }
 
 // keepEvery is how much of a run is lost when its process is killed.
