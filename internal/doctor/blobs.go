@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -84,7 +85,18 @@ func (e *Exam) wrongSizes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var wrong []image.Digest
 	for d, size := range found {
+		if want, known := rows.Blobs[d]; known && want != size && !rows.Held(d) {
+			wrong = append(wrong, d)
+		}
+	}
+	if rows, err = e.Meta.LedgerOf(ctx, wrong...); err != nil {
+		return err
+	}
+	slices.Sort(wrong)
+	for _, d := range wrong {
+		size := found[d]
 		if want, known := rows.Blobs[d]; known && want != size && !rows.Held(d) {
 			if err := e.wrong(ctx, d, want, fmt.Sprintf("has %d bytes, not %d", size, want)); err != nil {
 				return err
@@ -123,7 +135,7 @@ func (e *Exam) corruptBlobs(ctx context.Context) error {
 		return err
 	}
 	// Who held it when it was read may have thrown it away since.
-	if rows, err = e.Meta.Ledger(ctx); err != nil {
+	if rows, err = e.Meta.LedgerOf(ctx, corrupt...); err != nil {
 		return err
 	}
 	slices.Sort(corrupt)
@@ -174,6 +186,10 @@ func (e *Exam) missingBlobs(ctx context.Context) error {
 			}
 		}
 		delete(lost, d.Digest)
+	}
+	// A row goes before its bytes: one that is there after they were not says what is wrong.
+	if rows, err = e.Meta.LedgerOf(ctx, slices.Collect(maps.Keys(lost))...); err != nil {
+		return err
 	}
 	for digest, d := range lost {
 		if _, known := rows.Blobs[digest]; !known || rows.Held(digest) {

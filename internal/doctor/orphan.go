@@ -31,7 +31,14 @@ func (e *Exam) orphanBlobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range slices.Sorted(maps.Keys(found)) {
+	strays := slices.DeleteFunc(slices.Sorted(maps.Keys(found)), func(d image.Digest) bool {
+		_, known := rows.Blobs[d]
+		return known || rows.Held(d)
+	})
+	if rows, err = e.Meta.LedgerOf(ctx, strays...); err != nil {
+		return err
+	}
+	for _, d := range strays {
 		if _, known := rows.Blobs[d]; known || rows.Held(d) {
 			continue
 		}

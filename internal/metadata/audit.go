@@ -1,15 +1,19 @@
 package metadata
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
 )
 
-// A Ledger is what the rows say of bytes at one moment.
+// A Ledger is what the rows say of bytes. It is read in short transactions, so that acts of others
+// may be in it by halves: [Store.LedgerOf] tells what holds at one moment.
 type Ledger struct {
 	Blobs   map[image.Digest]int64 // those that are here, with their sizes
 	Lacking []image.Descriptor     // what images of any namespace want and do not have, each once
@@ -23,17 +27,21 @@ func (l *Ledger) Held(d image.Digest) bool { return l.held(d) || l.doomed[d] }
 // Ledger reads what the rows say of bytes. Rows that are damaged are passed over.
 func (s *Store) Ledger(ctx context.Context) (*Ledger, error) {
 	l := &Ledger{Blobs: map[image.Digest]int64{}, doomed: map[image.Digest]bool{}}
-	err := s.view(ctx, func(v view) error {
-		for e, err := range v.Scan([]byte(blobRows)) {
-			if err != nil && e.Key == nil {
-				return err
-			}
-			d, keyErr := lastDigest(e.Key, []byte(blobRows))
-			var row blobRow
-			if err == nil && keyErr == nil && decode(e.Key, e.Value, &row) == nil {
-				l.Blobs[d] = row.Size
-			}
+	err := s.eachRow(ctx, blobRows, func(_ view, e kv.Entry, err error) error {
+		d, keyErr := lastDigest(e.Key, []byte(blobRows))
+		var row blobRow
+		if err == nil && keyErr == nil && decode(e.Key, e.Value, &row) == nil {
+			l.Blobs[d] = row.Size
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if l.Lacking, err = s.lacking(ctx); err != nil {
+		return nil, err
+	}
+	err = s.view(ctx, func(v view) error {
 		for e, err := range v.Scan([]byte(doomedRows)) {
 			if err != nil && e.Key == nil {
 				return err
@@ -42,8 +50,28 @@ func (s *Store) Ledger(ctx context.Context) (*Ledger, error) {
 				l.doomed[d] = true
 			}
 		}
-		if err := l.lack(v); err != nil {
-			return err
+		live, _, err := s.leases(v)
+		l.held = held(live)
+		return err
+	})
+	return l, err
+}
+
+// LedgerOf is [Store.Ledger] for some blobs, at one moment. What images lack is not in it.
+func (s *Store) LedgerOf(ctx context.Context, digests ...image.Digest) (*Ledger, error) {
+	l := &Ledger{Blobs: map[image.Digest]int64{}, doomed: map[image.Digest]bool{}}
+	err := s.view(ctx, func(v view) error {
+		for _, d := range digests {
+			size, here, err := v.size(d)
+			if ignoreDamage(err) != nil {
+				return err
+			}
+			if err == nil && here {
+				l.Blobs[d] = size
+			}
+			if l.doomed[d], err = v.has(doomedKey(d)); ignoreDamage(err) != nil {
+				return err
+			}
 		}
 		live, _, err := s.leases(v)
 		l.held = held(live)
@@ -52,16 +80,41 @@ func (s *Store) Ledger(ctx context.Context) (*Ledger, error) {
 	return l, err
 }
 
-// lack lists what images lack.
-func (l *Ledger) lack(v view) error {
-	lacking := map[image.Digest]image.Descriptor{}
-	for e, err := range v.Scan([]byte(imageRows)) {
-		if err != nil && e.Key == nil {
+// eachRow calls f for each row of a kind, also for those that cannot be read, with the transaction that
+// it is read in, of which there are many.
+func (s *Store) eachRow(ctx context.Context, kind string, f func(v view, e kv.Entry, err error) error) error {
+	for from := []byte(kind); from != nil; {
+		err := s.view(ctx, func(v view) error {
+			n, until := 0, time.Now().Add(viewTime)
+			for e, err := range v.ScanFrom([]byte(kind), from) {
+				if err != nil && e.Key == nil {
+					return err
+				}
+				if n++; n > 1 && n%16 == 1 && time.Now().After(until) {
+					from = bytes.Clone(e.Key)
+					return nil
+				}
+				if err := f(v, e, err); err != nil {
+					return err
+				}
+			}
+			from = nil
+			return nil
+		})
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// lacking lists what images lack.
+func (s *Store) lacking(ctx context.Context) ([]image.Descriptor, error) {
+	lacking := map[image.Digest]image.Descriptor{}
+	err := s.eachRow(ctx, imageRows, func(v view, e kv.Entry, err error) error {
 		var row imageRow
 		if err != nil || decode(e.Key, e.Value, &row) != nil || row.State != Partial {
-			continue
+			return nil
 		}
 		// Without its root, nobody knows what else it lacks.
 		if doc, err := v.document(row.Target.Digest); err == nil && doc == nil {
@@ -75,11 +128,11 @@ func (l *Ledger) lack(v view) error {
 				lacking[d.Digest] = d
 			}
 		}
-	}
-	l.Lacking = slices.SortedFunc(maps.Values(lacking), func(a, b image.Descriptor) int {
-		return strings.Compare(string(a.Digest), string(b.Digest))
+		return nil
 	})
-	return nil
+	return slices.SortedFunc(maps.Values(lacking), func(a, b image.Descriptor) int {
+		return strings.Compare(string(a.Digest), string(b.Digest))
+	}), err
 }
 
 // A Need is what a blob is needed for.

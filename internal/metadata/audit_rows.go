@@ -12,6 +12,7 @@ import (
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv"
 )
 
 // A recordKind is rows that say something by themselves.
@@ -89,42 +90,45 @@ func describe(k []byte) string {
 	return fmt.Sprintf("row %q", k)
 }
 
-// An audit is what is found of rows.
+// An audit is what is found of rows, in many short transactions. What it says of a record and of the rows
+// beside it was so at one moment.
 type audit struct {
 	damaged []Fault // records that do not decode
 	faults  []Fault // index rows that are absent or wrong, and what has no partner
-	surplus int     // index rows that follow from nothing
+	surplus int     // index rows that follow from nothing; a guess, while others write
 }
 
 // audit looks at all rows.
-func (v view) audit() (a audit, err error) {
+func (s *Store) audit(ctx context.Context) (a audit, err error) {
 	for _, kind := range recordKinds() {
-		for e, err := range v.Scan([]byte(kind.rows)) {
-			if err != nil && e.Key == nil {
-				return a, err
-			}
+		err := s.eachRow(ctx, kind.rows, func(v view, e kv.Entry, err error) error {
 			row := kind.make()
 			if err == nil {
 				err = decode(e.Key, e.Value, row)
 			}
 			if err != nil {
 				a.damaged = append(a.damaged, Fault{describe(e.Key), "its record cannot be read", bytes.Clone(e.Key)})
-				continue
+				return nil
 			}
 			if err := a.partners(v, e.Key); err != nil {
-				return a, err
+				return err
 			}
 			if row, ok := row.(indexed); ok {
 				a.index(v, e.Key, row)
 			}
+			return nil
+		})
+		if err != nil {
+			return a, err
 		}
 	}
 	for _, rows := range indexKinds() {
-		for e, err := range v.Scan([]byte(rows)) {
-			if err != nil && e.Key == nil {
-				return a, err
-			}
+		err := s.eachRow(ctx, rows, func(view, kv.Entry, error) error {
 			a.surplus++
+			return nil
+		})
+		if err != nil {
+			return a, err
 		}
 	}
 	return a, nil
@@ -174,72 +178,108 @@ func (a *audit) index(v view, k []byte, row indexed) {
 	}
 }
 
+// A walk calls f for each row of a kind, also for those that cannot be read: in one transaction, or
+// in many.
+type walk func(kind string, f func(v view, e kv.Entry, err error) error) error
+
+func (v view) walk(kind string, f func(v view, e kv.Entry, err error) error) error {
+	for e, err := range v.Scan([]byte(kind)) {
+		if err != nil && e.Key == nil {
+			return err
+		}
+		if err := f(v, e, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // expected are the index rows that follow from the records.
-func (v view) expected() (map[string]string, error) {
+func (w walk) expected() (map[string]string, error) {
 	rows := map[string]string{}
 	for _, kind := range recordKinds() {
 		if _, ok := kind.make().(indexed); !ok {
 			continue
 		}
-		for e, err := range v.Scan([]byte(kind.rows)) {
-			if err != nil && e.Key == nil {
-				return nil, err
-			}
+		err := w(kind.rows, func(_ view, e kv.Entry, err error) error {
 			row := kind.make()
 			if err != nil || decode(e.Key, e.Value, row) != nil {
-				continue
+				return nil
 			}
 			for _, i := range row.(indexed).index(e.Key) {
 				rows[string(i.Key)] = string(i.Value)
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return rows, nil
 }
 
-// surplus lists the index rows that follow from nothing.
-func (v view) surplus() (keys [][]byte, err error) {
-	want, err := v.expected()
-	if err != nil {
-		return nil, err
-	}
+// surplus lists the index rows that are not expected.
+func (w walk) surplus(want map[string]string) (keys [][]byte, err error) {
 	for _, rows := range indexKinds() {
-		for e, err := range v.Scan([]byte(rows)) {
-			if err != nil && e.Key == nil {
-				return nil, err
-			}
+		err := w(rows, func(_ view, e kv.Entry, _ error) error {
 			if _, ok := want[string(e.Key)]; !ok {
 				keys = append(keys, bytes.Clone(e.Key))
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return keys, nil
 }
 
-// Damaged lists the records that cannot be read.
-func (s *Store) Damaged(ctx context.Context) (list []Fault, err error) {
+// surplus lists the index rows that follow from nothing. Of a record that was written while the others
+// were read, they are met the second time.
+func (s *Store) surplus(ctx context.Context) ([][]byte, error) {
+	w := walk(func(kind string, f func(view, kv.Entry, error) error) error { return s.eachRow(ctx, kind, f) })
+	want, err := w.expected()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := w.surplus(want)
+	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	if want, err = w.expected(); err != nil {
+		return nil, err
+	}
 	err = s.view(ctx, func(v view) error {
-		a, err := v.audit()
-		list = a.damaged
-		return err
+		keys = slices.DeleteFunc(keys, func(k []byte) bool {
+			if _, ok := want[string(k)]; ok {
+				return true
+			}
+			_, err := v.Get(k)
+			return errdefs.IsNotFound(err)
+		})
+		return nil
 	})
-	return list, err
+	return keys, err
+}
+
+// Damaged lists the records that cannot be read.
+func (s *Store) Damaged(ctx context.Context) ([]Fault, error) {
+	a, err := s.audit(ctx)
+	return a.damaged, err
 }
 
 // Dangling lists the rows that lead nowhere, that others should have beside them, or that are
 // wrong. What damaged records lead to nobody knows; it is not listed while there are any.
-func (s *Store) Dangling(ctx context.Context) (list []Fault, err error) {
-	err = s.view(ctx, func(v view) error {
-		a, err := v.audit()
-		if list = a.faults; err != nil || a.surplus == 0 || len(a.damaged) > 0 {
-			return err
-		}
-		keys, err := v.surplus()
-		for _, k := range keys {
-			list = append(list, Fault{describe(k), "it leads to nothing", k})
-		}
-		return err
-	})
+func (s *Store) Dangling(ctx context.Context) ([]Fault, error) {
+	a, err := s.audit(ctx)
+	list := a.faults
+	if err != nil || a.surplus == 0 || len(a.damaged) > 0 {
+		return list, err
+	}
+	keys, err := s.surplus(ctx)
+	for _, k := range keys {
+		list = append(list, Fault{describe(k), "it leads to nothing", k})
+	}
 	return list, err
 }
 
@@ -401,21 +441,15 @@ func (s *Store) mendBlob(ctx context.Context, d image.Digest, blobs content.Stor
 // MendDangling gives every row what should be beside it, and removes what leads to nothing. Where a name or
 // an edge leads from a record that is gone, the record is written anew if that can be.
 func (s *Store) MendDangling(ctx context.Context, blobs content.Store) error {
-	var keys [][]byte
-	var faults []Fault
-	err := s.view(ctx, func(v view) error {
-		a, err := v.audit()
-		if err != nil {
-			return err
-		}
-		faults = a.faults
-		keys, err = v.surplus()
-		return err
-	})
+	a, err := s.audit(ctx)
 	if err != nil {
 		return err
 	}
-	for _, f := range faults {
+	keys, err := s.surplus(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range a.faults {
 		var d image.Digest
 		switch string(f.key[:2]) {
 		case knownRows:
@@ -436,7 +470,12 @@ func (s *Store) MendDangling(ctx context.Context, blobs content.Store) error {
 		return err
 	}
 	return s.update(ctx, func(c change) error {
-		gone, err := c.surplus()
+		w := walk(c.walk)
+		want, err := w.expected()
+		if err != nil {
+			return err
+		}
+		gone, err := w.surplus(want)
 		if err != nil {
 			return err
 		}
@@ -444,10 +483,6 @@ func (s *Store) MendDangling(ctx context.Context, blobs content.Store) error {
 			if err := c.w.Delete(k); err != nil {
 				return err
 			}
-		}
-		want, err := c.expected()
-		if err != nil {
-			return err
 		}
 		for k, value := range want {
 			got, err := c.Get([]byte(k))
