@@ -26,9 +26,10 @@ type Garbage struct {
 }
 
 // The bounds of a round's transaction, in which nobody else can read or write. It ends with the
-// candidate that reaches one of them.
+// candidate that reaches one of them. Rows of 50,000 blobs are each on a page of their own: to store
+// 600 took 7 to 17 ms, and the collection was no faster for it than with 200.
 const (
-	roundRows = 600                  // that are written or removed
+	roundRows = 200                  // that are written or removed
 	roundTime = 5 * time.Millisecond // spent with candidates, before what was written is stored
 )
 
