@@ -41,6 +41,9 @@ func verify(ctx context.Context, b *bench) ([]result, error) {
 		if err := listFiles(ctx, list, s.root); err != nil {
 			return nil, err
 		}
+		if _, err := runProcess(ctx, []string{"xargs", "-a", list, "cat"}); err != nil { // into memory
+			return nil, err
+		}
 		for _, cold := range []bool{false, true} {
 			beside := func(hash ...string) step {
 				return step{command: func(string) []string {

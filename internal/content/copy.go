@@ -44,6 +44,9 @@ func copyBlob(ctx context.Context, w io.Writer, r Reader, d digest.Digest) (int6
 	if r.Size() <= copyChunk {
 		return copySmall(ctx, w, r, d, h)
 	}
+	if s, ok := r.(Streamer); ok {
+		s.ReadAhead()
+	}
 	hashed := hashing(h)
 	written, err := pour(ctx, w, r, hashed)
 	hashed.wait()

@@ -46,11 +46,18 @@ type VerifyOptions struct {
 	begun func(content.Info) // is told of each blob before it is read, one at a time; nil: nobody
 }
 
-// VerifyBlobs reads blobs and compares their digests, as many at once as there are processors.
-// Of list, which it sorts, only digests and sizes count, and sizes only for the order: the largest
-// go first, so that all processors have work until the end. report is called for one finding at
-// a time, in no order. Bytes that the disk cannot read are corrupt; the error is for what else
-// kept it from reading.
+// largeBlob is the size in bytes from which a blob keeps a processor busy.
+const largeBlob = 512 << 10
+
+// smallAtOnce is how many small blobs are read at once for each processor. 50,000 that were not
+// in memory took 8.8 s with 1, 7.0 s with 2 and 6.5 s with 4, on two processors and a fast disk.
+const smallAtOnce = 4
+
+// VerifyBlobs reads blobs and compares their digests, as many large ones at once as there are
+// processors. Of list, which it sorts, only digests and sizes count, and sizes only for the
+// order: the largest go first, so that all processors have work until the end. report is called
+// for one finding at a time, in no order. Bytes that the disk cannot read are corrupt; the error
+// is for what else kept it from reading.
 func VerifyBlobs(ctx context.Context, store content.Store, list []content.Info, o VerifyOptions, report func(BlobFinding)) error {
 	slices.SortFunc(list, inOrder)
 	v := verification{store: store, list: list, o: o}
@@ -62,16 +69,18 @@ func VerifyBlobs(ctx context.Context, store content.Store, list []content.Info, 
 	}
 	o.Progress.Send(progress.Event{Kind: progress.Planned, Count: len(list), Total: v.total})
 	o.Progress.Send(progress.Event{Kind: progress.Started, What: verifying, Total: v.total})
-	readers := make([]struct{}, runtime.GOMAXPROCS(0))
+	processors := runtime.GOMAXPROCS(0)
+	v.large = make(chan struct{}, processors)
+	readers := make([]struct{}, smallAtOnce*processors)
 	err := par.Each(ctx, len(readers), readers, func(ctx context.Context, _ struct{}) error {
 		for {
-			d, ok := v.next()
+			b, ok := v.next()
 			if !ok {
 				return nil
 			}
-			f, err := v.read(ctx, d)
+			f, err := v.readInTurn(ctx, b)
 			if err != nil {
-				return fmt.Errorf("verify blob %s: %w", d, err)
+				return fmt.Errorf("verify blob %s: %w", b.Digest, err)
 			}
 			v.mu.Lock()
 			report(f)
@@ -98,6 +107,7 @@ type verification struct {
 	o     VerifyOptions
 	line  *rate.Limiter // nil: there is no limit
 	total int64         // bytes
+	large chan struct{} // has one for each large blob that is being read
 
 	mu   sync.Mutex     // held for reports, too
 	list []content.Info // that were not begun
@@ -106,18 +116,31 @@ type verification struct {
 }
 
 // next takes the blob that is to be read next; not ok when there are no more.
-func (v *verification) next() (d image.Digest, ok bool) {
+func (v *verification) next() (b content.Info, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.list) == 0 {
-		return "", false
+		return b, false
 	}
-	b := v.list[0]
+	b = v.list[0]
 	v.list = v.list[1:]
 	if v.o.begun != nil {
 		v.o.begun(b)
 	}
-	return b.Digest, true
+	return b, true
+}
+
+// readInTurn reads one blob; a large one when there is a processor for it.
+func (v *verification) readInTurn(ctx context.Context, b content.Info) (BlobFinding, error) {
+	if b.Size >= largeBlob {
+		select {
+		case v.large <- struct{}{}:
+			defer func() { <-v.large }()
+		case <-ctx.Done():
+			return BlobFinding{}, ctx.Err()
+		}
+	}
+	return v.read(ctx, b.Digest)
 }
 
 // read reads one blob.
@@ -165,6 +188,13 @@ func (m metered) ReadAt(p []byte, off int64) (n int, err error) {
 		}
 	}
 	return n, err
+}
+
+// ReadAhead is described in [content.Streamer].
+func (m metered) ReadAhead() {
+	if s, ok := m.Reader.(content.Streamer); ok {
+		s.ReadAhead()
+	}
 }
 
 // count adds bytes that were read, and tells of each thousandth of all.

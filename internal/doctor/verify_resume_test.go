@@ -123,7 +123,7 @@ func TestVerifyKeepsItsPlace(t *testing.T) {
 					list++
 				}
 			}
-			if most := 100 - n + 6 + runtime.GOMAXPROCS(0); list > most {
+			if most := 100 - n + 6 + smallAtOnce*runtime.GOMAXPROCS(0); list > most {
 				t.Errorf("after %d blobs, another run would read %d of 100, want at most %d", n, list, most)
 			}
 		})

@@ -202,6 +202,11 @@ func (f osFile) writeback(off, n int64) {
 	})
 }
 
+func (f osFile) sequential() {
+	// It is only advice.
+	_ = f.control("advise", func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_SEQUENTIAL) })
+}
+
 func (f osFile) control(op string, call func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -94,3 +94,11 @@ func Writeback(f File, off, n int64) {
 		w.writeback(off, n)
 	}
 }
+
+// Sequential tells the disk that all of f is about to be read, from its beginning on, so that it
+// reads further ahead. It promises nothing and does nothing where it cannot help.
+func Sequential(f File) {
+	if s, ok := f.(interface{ sequential() }); ok {
+		s.sequential()
+	}
+}

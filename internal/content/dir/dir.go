@@ -147,6 +147,9 @@ func (r *reader) Vouched() bool { return r.untouched }
 
 func (r *reader) Size() int64 { return r.size }
 
+// ReadAhead implements [content.Streamer].
+func (r *reader) ReadAhead() { vfs.Sequential(r.File) }
+
 // Delete implements [content.Store]. A power loss may bring the blob back, which is garbage and
 // not harm.
 func (s *Store) Delete(_ context.Context, d digest.Digest) error {
