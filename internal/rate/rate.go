@@ -32,10 +32,15 @@ func (l *Limiter) Take(ctx context.Context, n int) error {
 	l.free = l.free.Add(time.Duration(float64(n) / float64(l.rate) * float64(time.Second)))
 	wait := l.free.Sub(now)
 	l.mu.Unlock()
-	if wait <= 0 {
+	return Wait(ctx, wait)
+}
+
+// Wait waits for d, or for the end of ctx, whose error it returns.
+func Wait(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
@@ -307,7 +308,7 @@ type clocked struct {
 func (c *clocked) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp := &http.Response{StatusCode: 200, Status: "200 OK", Header: http.Header{}, Body: http.NoBody, Request: req}
 	if req.URL.Host == "auth.example" {
-		if err := sleep(req.Context(), c.wait); err != nil {
+		if err := rate.Wait(req.Context(), c.wait); err != nil {
 			return nil, err
 		}
 	}

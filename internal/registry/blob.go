@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -192,7 +193,7 @@ func (b *blob) wait(err error) error {
 		return over
 	}
 	b.onFault(err)
-	return sleep(b.ctx, pause)
+	return rate.Wait(b.ctx, pause)
 }
 
 // over looks whether the host has more than it should. That all bytes are there decides: how the

@@ -22,7 +22,12 @@ import (
 
 func TestMain(m *testing.M) {
 	// The registry's event broadcaster has no end.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	goleak.VerifyTestMain(
+		m,
+		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"),
+		// A server lingers for half a second over a connection that it closed early.
+		goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"),
+	)
 }
 
 const repo = "library/fixture"

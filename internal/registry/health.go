@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/rate"
 )
 
 const (
@@ -65,7 +67,7 @@ func (h *health) rest(ctx context.Context) (tooLong time.Duration, err error) {
 	if pause > maxPause {
 		return pause, nil
 	}
-	return 0, sleep(ctx, pause)
+	return 0, rate.Wait(ctx, pause)
 }
 
 // admit lets a first request through alone, and makes the others wait for what comes of it. probing

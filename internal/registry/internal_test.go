@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
@@ -138,10 +139,10 @@ func TestSleep(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		begun := time.Now()
-		if err := sleep(ctx, 20*time.Second); err != nil || time.Since(begun) != 20*time.Second {
+		if err := rate.Wait(ctx, 20*time.Second); err != nil || time.Since(begun) != 20*time.Second {
 			t.Errorf("got %v after %s", err, time.Since(begun))
 		}
-		if err := sleep(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != time.Minute {
+		if err := rate.Wait(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != time.Minute {
 			t.Errorf("got %v after %s", err, time.Since(begun))
 		}
 	})

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -35,7 +36,7 @@ type slowServer struct {
 }
 
 func (s *slowServer) RoundTrip(req *http.Request) (*http.Response, error) {
-	wait := func(d time.Duration) error { return sleep(req.Context(), d) }
+	wait := func(d time.Duration) error { return rate.Wait(req.Context(), d) }
 	if req.Body != nil {
 		for n := 0; ; n++ {
 			if n == s.takes {

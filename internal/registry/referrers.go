@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -178,7 +179,7 @@ func (c *Client) addReferrer(ctx context.Context, e *endpoint, r ref.Reference, 
 		case len(doc.Manifests) >= maxReferrers:
 			return fmt.Errorf("%s: %s has %d entries already: %w", e.URL.Host, req.what, len(doc.Manifests), errdefs.ErrInvalidArgument)
 		case n > 0:
-			if err := sleep(ctx, jitter(c.o.Backoff<<n)); err != nil {
+			if err := rate.Wait(ctx, jitter(c.o.Backoff<<n)); err != nil {
 				return err
 			}
 		}

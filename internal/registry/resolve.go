@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 	"github.com/stowage/stowage/internal/ref"
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
@@ -92,7 +93,7 @@ func (c *Client) inTurn(ctx context.Context, list []*endpoint, ask func(*endpoin
 		if over != nil {
 			return over
 		}
-		if err := sleep(ctx, pause); err != nil {
+		if err := rate.Wait(ctx, pause); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -176,19 +175,4 @@ func (e *hostsError) Unwrap() error { return e.first }
 // jitter spreads d over its upper half, so that clients do not come back all at once.
 func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
-}
-
-// sleep waits for d, or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

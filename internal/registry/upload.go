@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/rate"
 )
 
 const (
@@ -331,7 +332,7 @@ func (u *upload) recover(err error) error {
 				return u.restart(err)
 			}
 			u.synced = false
-			return sleep(u.ctx, jitter(u.backoff<<u.disputes))
+			return rate.Wait(u.ctx, jitter(u.backoff<<u.disputes))
 		}
 	}
 	pause, over := u.turns.failed(err)
@@ -346,7 +347,7 @@ func (u *upload) recover(err error) error {
 		u.chunked = true
 	}
 	u.onFault(err)
-	return sleep(u.ctx, pause)
+	return rate.Wait(u.ctx, pause)
 }
 
 // shrink makes the next chunk smaller than what was sent in vain by a factor, and lets none after it
@@ -369,5 +370,5 @@ func (u *upload) restart(err error) error {
 	}
 	u.at, u.disputes = nil, 0
 	u.onFault(err)
-	return sleep(u.ctx, jitter(u.backoff<<u.restarts))
+	return rate.Wait(u.ctx, jitter(u.backoff<<u.restarts))
 }
