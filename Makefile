@@ -21,8 +21,8 @@ demo: build
 # All tests, then those where goroutines meet once more under the race detector, which needs cgo.
 RACED = ./internal/flock ./internal/mark ./internal/doctor ./internal/content/... ./internal/kv/... ./internal/metadata/... ./internal/registry/... ./internal/snapshot/... ./internal/transfer/... ./internal/unpack/...
 test: deps
-	$(GO) test ./...
-	CGO_ENABLED=1 $(GO) test -race $(RACED)
+	$(GO) test -timeout 20m ./...
+	CGO_ENABLED=1 $(GO) test -timeout 20m -race $(RACED)
 
 # Programs from Debian that the tests and the benchmark measure us against.
 deps:
