@@ -37,26 +37,35 @@ func contentLsCommand(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rows, none := make([]blobRow, len(blobs)), map[string]string{}
-		for i, b := range blobs {
-			rows[i] = blobRow{b.Digest, b.Size, b.CreatedAt, b.UpdatedAt, b.Labels}
-			if b.Labels == nil {
-				rows[i].Labels = none
-			}
-		}
 		if quiet {
-			for _, r := range rows {
-				fmt.Fprintln(a.out, r.Digest)
+			for _, b := range blobs {
+				fmt.Fprintln(a.out, b.Digest)
 			}
 			return nil
+		}
+		var rows []blobRow // a table of many blobs is faster without them
+		if !out.table() {
+			rows = blobRows(blobs)
 		}
 		now := time.Now()
 		return out.print(a.out, rows, anys(rows), func(w *tabwriter.Writer) {
 			fmt.Fprintln(w, "DIGEST\tSIZE\tAGE\tLABELS")
-			for _, r := range rows {
-				fmt.Fprintln(w, r.Digest.String()+"\t"+humanSize(r.Size)+"\t"+humanAge(r.CreatedAt, now)+"\t"+labels(r.Labels))
+			for _, b := range blobs {
+				fmt.Fprintln(w, b.Digest.String()+"\t"+humanSize(b.Size)+"\t"+humanAge(b.CreatedAt, now)+"\t"+labels(b.Labels))
 			}
 		})
 	}
 	return cmd
+}
+
+// blobRows are what JSON and templates see of blobs.
+func blobRows(blobs []stowage.Blob) []blobRow {
+	rows, none := make([]blobRow, len(blobs)), map[string]string{}
+	for i, b := range blobs {
+		rows[i] = blobRow{b.Digest, b.Size, b.CreatedAt, b.UpdatedAt, b.Labels}
+		if b.Labels == nil {
+			rows[i].Labels = none
+		}
+	}
+	return rows
 }

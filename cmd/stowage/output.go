@@ -70,15 +70,18 @@ func formatFlag(cmd *cobra.Command, def string) *format {
 	return f
 }
 
+// table tells whether results are printed as a table.
+func (f *format) table() bool { return f.value == "table" || f.value == "" }
+
 // print writes rows as the format says. Templates see the fields by their JSON names. whole is
 // what JSON prints; rows are what a table or a template goes through, one at a time.
 func (f *format) print(w io.Writer, whole any, rows []any, table func(*tabwriter.Writer)) error {
-	switch f.value {
-	case "table", "":
+	switch {
+	case f.table():
 		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		table(tw)
 		return tw.Flush()
-	case "json":
+	case f.value == "json":
 		return printJSON(w, whole)
 	}
 	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{
@@ -180,7 +183,7 @@ func labels(m map[string]string) string {
 
 // document prints one thing: as JSON, or through a template.
 func (f *format) document(w io.Writer, v any) error {
-	if f.value == "table" || f.value == "" {
+	if f.table() {
 		return printJSON(w, v)
 	}
 	return f.print(w, v, []any{v}, nil)
