@@ -329,6 +329,39 @@ func TestRoundsAreBounded(t *testing.T) {
 	wantFolders(t, s, overlay)
 }
 
+// A collection may end after any of its rounds: whatever snapshots are left then have what they stand on.
+func TestSnapshotsGoFromTheTop(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	var layers []string
+	for l := range 300 {
+		layers = append(layers, fmt.Sprint("layer ", l))
+	}
+	pulled(t, s, ns, "image", layers...)
+	_, err := s.RemoveImages(ctx, ns, "image")
+	must(t, err)
+	w := s.NewSweep()
+	must(t, w.Everything(ctx))
+	rounds := 0
+	for ; ; rounds++ {
+		r, err := w.Round(ctx)
+		must(t, err)
+		if r == nil {
+			break
+		}
+		must(t, r.End())
+		left, err := s.Snapshots(ctx, ns, overlay)
+		must(t, err)
+		for _, row := range left {
+			if _, err := s.SnapshotChain(ctx, ns, overlay, row.Key); err != nil {
+				t.Fatalf("after round %d: %v", rounds, err)
+			}
+		}
+	}
+	if rounds < 3 {
+		t.Errorf("%d rounds show nothing", rounds)
+	}
+}
+
 // Who wants a blob that is being deleted waits for the round that deletes it, and not for those that
 // follow.
 func TestHoldWaitsForARound(t *testing.T) {
