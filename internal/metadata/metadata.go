@@ -70,6 +70,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -87,6 +88,9 @@ type Store struct {
 	holders    string
 	migrations []migration
 	journal    *journal // nil: none is kept
+
+	observer  func(context.Context, []Change) error // nil: none
+	observing sync.Mutex
 }
 
 // New returns the store whose rows are in db. Holders is a directory, made when it is needed,
@@ -135,7 +139,7 @@ func (s *Store) view(ctx context.Context, f func(view) error) error {
 // update runs f in a transaction that writes.
 func (s *Store) update(ctx context.Context, f func(change) error) error {
 	return s.recorded(ctx, func(names acts, before func() error) error {
-		return s.db.Update(ctx, func(w kv.Writer) error {
+		return s.observed(ctx, func(w kv.Writer) error {
 			if err := s.migrate(w); err != nil {
 				return err
 			}
