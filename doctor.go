@@ -77,17 +77,6 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 	return report, err
 }
 
-// in is the store on another namespace.
-func (s *Store) in(ns string) *Store {
-	if ns == s.ns {
-		return s
-	}
-	return &Store{
-		root: s.root, nosync: s.nosync, ns: ns, db: s.db, mark: s.mark, meta: s.meta, content: s.content, reg: s.reg, log: s.log,
-		snapshotter: s.snapshotter, unpack: s.unpack, gc: s.gc, large: s.large, opened: map[string]*Snapshotter{},
-	}
-}
-
 // allSnapshotters opens those that have folders here, in each namespace.
 func (s *Store) allSnapshotters(ctx context.Context) (list []*snapshot.Store, err error) {
 	namespaces, err := s.meta.Namespaces(ctx)

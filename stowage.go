@@ -82,6 +82,13 @@ type Store struct {
 	mu     sync.Mutex
 	opened map[string]*Snapshotter
 	best   *Snapshotter
+	views  *views
+}
+
+// views are those of one store that [Store.In] made.
+type views struct {
+	sync.Mutex
+	of map[string]*Store
 }
 
 // Open opens the store in the folder root, which is made if it is not there. The caller closes
@@ -144,6 +151,7 @@ func Open(root string, o Options) (*Store, error) {
 		content: blobs, reg: registry.New(o.Registry), log: o.Log,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}
+	s.views = &views{of: map[string]*Store{o.Namespace: s}}
 	if o.Registry.Username != "" {
 		o.Registry.Username, o.Registry.Password, o.Registry.UsernameFrom = "", "", ""
 		s.nameless = registry.New(o.Registry)
