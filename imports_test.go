@@ -52,7 +52,8 @@ var allowed = map[string]string{
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",
 	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
-	"cmd":     "stowage config progress",
+	"server":  "stowage progress ref image content layer metadata snapshot transfer unpack mount registry gc",
+	"cmd":     "stowage config progress server",
 
 	// What stands beside the product.
 	"imagetest": "image registry",
@@ -82,9 +83,15 @@ var homes = map[string]string{
 	"github.com/pelletier/go-toml":           "internal/config internal/registry/hosts",
 	"github.com/erofs/go-erofs":              "", // reads in tests what internal/layer/erofs writes
 	"oras.land/oras-go":                      "internal/registry",
+	"google.golang.org/grpc":                 "internal/server internal/containerd internal/snapshot/proxy cmd/stowage",
+	"github.com/prometheus/client_golang":    "internal/server",
+	"go.opentelemetry.io/otel":               "internal/server",
+	"k8s.io/cri-api":                         "internal/server/cri",
+	"github.com/coreos/go-systemd":           "cmd/stowage internal/server",
 	"github.com/distribution/distribution":   "internal/registry/registrytest",
 	"github.com/sirupsen/logrus":             "internal/registry/registrytest",
-	"github.com/containerd/containerd":       "", // its job is ours
+	"github.com/containerd/containerd/v2":    "", // its job is ours
+	"github.com/containerd/containerd/api":   "internal/server internal/containerd internal/snapshot/proxy",
 	"github.com/containers":                  "",
 	"github.com/google/go-containerregistry": "",
 	"github.com/moby/buildkit":               "",

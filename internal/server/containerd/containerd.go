@@ -1,0 +1,73 @@
+// Package containerd offers a store in containerd's gRPC API, so that its clients work with it
+// unchanged: one file a service. It translates, and decides nothing that the store does not decide
+// for its own commands as well.
+//
+// The namespace and the lease of a request come in its headers, as containerd has it, and become
+// parameters at the door of each service. Errors are those of github.com/containerd/errdefs; [Errors]
+// makes gRPC's of them.
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/stowage/stowage"
+)
+
+// The headers of requests.
+const (
+	namespaceHeader = "containerd-namespace"
+	leaseHeader     = "containerd-lease"
+)
+
+// Options tune [New].
+type Options struct {
+	Version  string // of the program
+	Revision string
+	Log      *slog.Logger
+}
+
+// A Server is the services over one store.
+type Server struct {
+	store *stowage.Store
+	o     Options
+}
+
+// New makes the services of a store, which the caller closes after the gRPC server has stopped.
+func New(store *stowage.Store, o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{store: store, o: o}
+}
+
+// Register adds every service to r.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	registerVersion(r, s)
+}
+
+// in is the store on the namespace of a request. Errors: [errdefs.ErrFailedPrecondition] when it
+// names none, [errdefs.ErrInvalidArgument].
+func (s *Server) in(ctx context.Context) (*stowage.Store, error) {
+	ns := header(ctx, namespaceHeader)
+	if ns == "" {
+		return nil, fmt.Errorf("namespace is required: %w", errdefs.ErrFailedPrecondition)
+	}
+	return s.store.In(ns)
+}
+
+// lease is that of a request; empty: none.
+func lease(ctx context.Context) string { return header(ctx, leaseHeader) }
+
+func header(ctx context.Context, name string) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if values := md.Get(name); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}

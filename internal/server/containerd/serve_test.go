@@ -1,0 +1,62 @@
+package containerd_test
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+
+	version "github.com/containerd/containerd/api/services/version/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/server/containerd"
+)
+
+// serve offers a new store on a socket until the test ends, and returns the store, the socket and
+// a connection to it.
+func serve(t testing.TB, o stowage.Options) (store *stowage.Store, address string, conn *grpc.ClientConn) {
+	t.Helper()
+	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address = filepath.Join(t.TempDir(), "sock")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(containerd.Errors()...)
+	containerd.New(store, containerd.Options{Version: "test"}).Register(g)
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(l) }()
+	t.Cleanup(func() {
+		g.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err = grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return store, address, conn
+}
+
+func TestVersion(t *testing.T) {
+	_, _, conn := serve(t, stowage.Options{})
+	v, err := version.NewVersionClient(conn).Version(context.Background(), &emptypb.Empty{})
+	if err != nil || v.Version != "test" {
+		t.Errorf("the version is %v, %v", v, err)
+	}
+}
