@@ -25,7 +25,12 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
 	}
 	o.LeaveEvicted = s.gc.DiscardUnpacked
-	res, err := transfer.Pull(ctx, s.place(), s.reg, r, o)
+	reg := s.reg
+	if o.Credentials != nil {
+		reg = reg.WithCredentials(o.Credentials)
+		defer reg.Close()
+	}
+	res, err := transfer.Pull(ctx, s.place(), reg, r, o)
 	if err == nil && !o.OnlyPlan {
 		s.brought(ctx, res.Name)
 	}

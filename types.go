@@ -48,6 +48,10 @@ type (
 
 	// RegistryOptions says how registries are reached.
 	RegistryOptions = registry.Options
+	// Credentials are what a registry is shown.
+	Credentials = registry.Credentials
+	// CredentialsFunc gives those for a registry.
+	CredentialsFunc = registry.CredentialsFunc
 	// PullOptions tunes [Store.Pull].
 	PullOptions = transfer.PullOptions
 	// PullResult is what a pull did.

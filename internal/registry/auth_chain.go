@@ -13,6 +13,18 @@ import (
 	"github.com/stowage/stowage/internal/registry/hosts"
 )
 
+// Credentials are what a registry is shown: a user with a password, or an identity token, for which
+// it gives tokens, or a token of its own. The zero value shows nothing.
+type Credentials struct {
+	Username, Password string
+	IdentityToken      string
+	RegistryToken      string
+}
+
+// A CredentialsFunc gives the credentials for a registry, called as references call it: docker.io. It
+// is not asked for mirrors, which stand in for one. The zero value says that there are none.
+type CredentialsFunc func(ctx context.Context, registry string) (Credentials, error)
+
 // A credential is what a server is shown, and where it was found.
 type credential struct {
 	auth.Credential
@@ -23,24 +35,35 @@ type credential struct {
 // has some counts, are: what the caller gave; the hosts file; docker's and podman's files in
 // their order, with the helpers that they name; nothing.
 type chain struct {
-	client *Client
-	host   string      // of the server
-	name   string      // under what its credentials are filed
-	own    bool        // it is the registry itself, and not one that stands in for it
-	file   *hosts.Auth // what the hosts file says; may be nil
+	client   *Client
+	registry string      // behind which the server stands
+	host     string      // of the server
+	name     string      // under what its credentials are filed
+	own      bool        // it is the registry itself, and not one that stands in for it
+	file     *hosts.Auth // what the hosts file says; may be nil
 }
 
 func (c *Client) newChain(registry string, h hosts.Host, own bool) *chain {
-	n := &chain{client: c, host: h.URL.Host, name: serverName(h.URL.Host), own: own, file: h.Auth}
+	n := &chain{client: c, registry: registry, host: h.URL.Host, name: serverName(h.URL.Host), own: own, file: h.Auth}
 	if own {
 		n.name = serverName(registry)
 	}
 	return n
 }
 
-// find asks the links in turn. An error is a *[credentialError]: credentials that are there and
-// cannot be read are not passed over.
+// find asks the links in turn. An error is the caller's, or a *[credentialError]: credentials that are
+// there and cannot be read are not passed over.
 func (n *chain) find(ctx context.Context, repo string) (credential, error) {
+	if given := n.client.o.Credentials; given != nil && n.own {
+		c, err := given(ctx, n.registry)
+		if err != nil {
+			return credential{}, fmt.Errorf("credentials for %s: %w", n.registry, err)
+		}
+		cred := auth.Credential{Username: c.Username, Password: c.Password, RefreshToken: c.IdentityToken, AccessToken: c.RegistryToken}
+		if cred != auth.EmptyCredential {
+			return credential{cred, "caller"}, nil
+		}
+	}
 	if o := n.client.o; n.own && o.Username != "" {
 		return credential{auth.Credential{Username: o.Username, Password: o.Password}, cmp.Or(o.UsernameFrom, "options")}, nil
 	}

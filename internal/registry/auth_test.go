@@ -58,6 +58,16 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 	none := func(*testing.T, string) registry.Options { return registry.Options{} }
+	given := func(c registry.Credentials) func(*testing.T, string) registry.Options {
+		return func(t *testing.T, host string) registry.Options {
+			return registry.Options{Credentials: func(_ context.Context, name string) (registry.Credentials, error) {
+				if name != host {
+					t.Errorf("asked for the credentials of %s, want %s", name, host)
+				}
+				return c, nil
+			}}
+		}
+	}
 	guard := func() *rt.Guard { return &rt.Guard{User: "me", Password: secret, RefreshToken: secret, Token: secret} }
 	for _, tc := range []struct {
 		name    string
@@ -74,6 +84,10 @@ func TestCredentials(t *testing.T) {
 			},
 			basic: true, bearer: "GET",
 		},
+		{name: "asked for", options: given(registry.Credentials{Username: "me", Password: secret}), basic: true, bearer: "GET"},
+		{name: "asked for, an identity token", options: given(registry.Credentials{IdentityToken: secret}), bearer: "POST"},
+		{name: "asked for, a registry token", options: given(registry.Credentials{RegistryToken: secret}), bearer: "none"},
+		{name: "asked for, and there are none", options: given(registry.Credentials{}), want: "needs a login"},
 		{name: "auth", options: file(`{"auths":{"%s":{"auth":"` + basic("me", secret) + `"}}}`), basic: true, bearer: "GET"},
 		{name: "user and password", options: file(`{"auths":{"%s":{"username":"me","password":"` + secret + `"}}}`), basic: true, bearer: "GET"},
 		{name: "a URL", options: file(`{"auths":{"http://%s/v1/":{"auth":"` + basic("me", secret) + `"}}}`), basic: true, bearer: "GET"},
@@ -170,6 +184,23 @@ func TestCredentials(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A client for one request has credentials that the others do not have, and tokens of its own.
+func TestWithCredentials(t *testing.T) {
+	g := &rt.Guard{User: "me", Password: secret}
+	f := serve(t, g.Bearer())
+	c := dial(t, registry.Options{})
+	with := c.WithCredentials(func(context.Context, string) (registry.Credentials, error) {
+		return registry.Credentials{Username: "me", Password: secret}, nil
+	})
+	defer with.Close()
+	if _, err := with.Resolve(t.Context(), f.tag); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Resolve(t.Context(), f.tag); !errdefs.IsUnauthorized(err) {
+		t.Errorf("got %v without credentials, want an unauthenticated request", err)
 	}
 }
 

@@ -36,6 +36,8 @@ type Options struct {
 	// Username and Password are for the registries that references name, not for mirrors.
 	Username, Password string
 	UsernameFrom       string // where they come from, for people; empty: options
+	// Credentials, if it is set, is asked before that, and files only when it has none.
+	Credentials CredentialsFunc
 	// AuthFiles are in docker's config.json format, asked in order. They may be absent.
 	AuthFiles []string
 	// HelperTimeout is how long a credential helper may take; 0: 30s.
@@ -86,6 +88,16 @@ func New(o Options) *Client {
 		c.line = rate.New(o.LimitRate)
 	}
 	return c
+}
+
+// WithCredentials is a client that reaches the same registries with the credentials that find gives,
+// and shares what c is given of the line and of parallel requests, but no tokens. The caller closes it.
+func (c *Client) WithCredentials(find CredentialsFunc) *Client {
+	o := c.o
+	o.Username, o.Password, o.UsernameFrom, o.Credentials = "", "", "", find
+	with := New(o)
+	with.line, with.room = c.line, c.room
+	return with
 }
 
 // Close drops the connections that nobody uses. The client may still be used.

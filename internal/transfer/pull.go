@@ -19,6 +19,7 @@ import (
 	"github.com/stowage/stowage/internal/par"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry"
 )
 
 // defaultStreams is how many blobs are moved at once. On two cores and loopback, four keep both
@@ -40,6 +41,9 @@ type PullOptions struct {
 	OnlyPlan bool // find out what would be done, and do nothing
 	// LeaveEvicted leaves out layers that were evicted, if they are not to be unpacked now.
 	LeaveEvicted bool
+	// Credentials are those of whoever wants the image; nil: the store's own. The door gives [Pull] a
+	// registry that has them.
+	Credentials registry.CredentialsFunc
 	UnpackOptions
 	Progress progress.Sink
 }
