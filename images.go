@@ -193,7 +193,11 @@ func (s *Store) CheckImages(ctx context.Context, images []Image, verify *VerifyO
 // find looks an image up by what a person types: a reference, or the digest of its root
 // descriptor or a unique prefix of it.
 func (s *Store) find(ctx context.Context, name string) (metadata.Image, error) {
-	// A whole name goes first: a repository may be called like a prefix of a digest.
+	// A whole name goes first: a repository may be called like a prefix of a digest. Clients of the
+	// daemon give images names that are no references, such as the digest of their config.
+	if img, err := s.meta.Image(ctx, s.ns, name); err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
 	r, refErr := ref.Parse(name)
 	if refErr == nil {
 		img, err := s.meta.Image(ctx, s.ns, r.String())
