@@ -63,7 +63,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 	f.StringVarP(&a.namespace, "namespace", "n", "", "namespace (STOWAGE_NAMESPACE, then CONTAINERD_NAMESPACE; default \"default\")")
 	f.StringVar(&a.file, "config", "", "configuration file (STOWAGE_CONFIG; default "+config.DefaultFile+", which may be absent)")
 	f.StringVar(&a.progress, "progress", "auto", "auto, bars, plain, json or none; on standard error")
-	f.StringVar(&a.logLevel, "log-level", "warn", "debug, info, warn or error; logs are on standard error")
+	f.StringVar(&a.logLevel, "log-level", "", "debug, info, warn or error; logs are on standard error (default warn, of a daemon info)")
 	f.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&a.sync, "sync", "", "full or none: whether bytes are forced to the disk (default full)")
 
@@ -76,7 +76,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		registryCommand(a), loginCommand(a), logoutCommand(a),
-		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), versionCommand(a), completionCommand())
+		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), serveCommand(a), versionCommand(a), completionCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
 			check := c.Args
@@ -125,9 +125,14 @@ func groupArgs(cmd *cobra.Command, args []string) error {
 // setup reads the configuration; flags have the last word.
 func (a *app) setup(cmd *cobra.Command) error {
 	a.ran = cmd.CommandPath()
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
-		return usagef("--log-level %q: want debug, info, warn or error", a.logLevel)
+	level := slog.LevelWarn
+	if cmd.Name() == "serve" {
+		level = slog.LevelInfo
+	}
+	if a.logLevel != "" {
+		if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+			return usagef("--log-level %q: want debug, info, warn or error", a.logLevel)
+		}
 	}
 	switch a.logFormat {
 	case "text":

@@ -47,6 +47,9 @@ type Config struct {
 	// GC says when what is not needed goes.
 	GC GC `toml:"gc"`
 
+	// Server is about the daemon.
+	Server Server `toml:"server"`
+
 	// AuthFiles hold registry credentials in docker's format, and are asked in order.
 	AuthFiles []string `toml:"-"`
 }
@@ -64,7 +67,7 @@ type Unpack struct {
 // last word. The file may be containerd's, of which only the registry section is taken. getenv and
 // uid are those of the process.
 func Load(file string, getenv func(string) string, uid int) (*Config, error) {
-	c := &Config{Namespace: "default", Sync: "full", GC: GC{Grace: Duration(24 * time.Hour)}}
+	c := &Config{Namespace: "default", Sync: "full", GC: GC{Grace: Duration(24 * time.Hour)}, Server: Server{Grace: Duration(30 * time.Second)}}
 	if file == "" {
 		file = getenv("STOWAGE_CONFIG")
 	}
@@ -97,6 +100,12 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	}
 	if v := first("STOWAGE_SNAPSHOTTER", "CONTAINERD_SNAPSHOTTER"); v != "" {
 		c.Snapshotter = v
+	}
+	if v := first("STOWAGE_ADDRESS"); v != "" {
+		c.Server.Address = v
+	}
+	if c.Server.Address == "" {
+		c.Server.Address = defaultAddress(getenv, uid)
 	}
 	home := getenv("HOME")
 	if c.Root == "" {
@@ -131,6 +140,9 @@ func (c *Config) parse(file string, b []byte) error {
 	}
 	if err := c.GC.check(); err != nil {
 		return fmt.Errorf("%s: gc: %w", file, err)
+	}
+	if err := c.Server.check(); err != nil {
+		return fmt.Errorf("%s: server: %w", file, err)
 	}
 	return nil
 }

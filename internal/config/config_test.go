@@ -27,8 +27,8 @@ func write(t *testing.T, text string) string {
 // day is how long things are kept unless the file says otherwise.
 const day = Duration(24 * time.Hour)
 
-// sameTables leaves what was said of registries to the tests that are about it.
-var sameTables = cmpopts.IgnoreTypes(hosts.Tables{})
+// sameTables leaves what was said of registries and of the daemon to the tests that are about it.
+var sameTables = cmpopts.IgnoreTypes(hosts.Tables{}, Server{})
 
 func env(pairs ...string) func(string) string {
 	return func(name string) string {

@@ -1,0 +1,34 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Server is the section of the daemon.
+type Server struct {
+	// Address is the unix socket that it listens on.
+	Address string `toml:"address"`
+	// Group may use the socket besides its owner, by name or number; empty: the group of the daemon.
+	Group string `toml:"group"`
+	// Grace is for how long transfers may go on when the daemon is told to end.
+	Grace Duration `toml:"grace"`
+}
+
+func (s *Server) check() error {
+	if s.Grace < 0 {
+		return fmt.Errorf("grace %s is below zero: %w", time.Duration(s.Grace), errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// defaultAddress is where the daemon of a user listens.
+func defaultAddress(getenv func(string) string, uid int) string {
+	if run := getenv("XDG_RUNTIME_DIR"); uid != 0 && filepath.IsAbs(run) {
+		return filepath.Join(run, "stowage/stowage.sock")
+	}
+	return "/run/stowage/stowage.sock"
+}

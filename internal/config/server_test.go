@@ -1,0 +1,44 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestServer(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		env        []string
+		uid        int
+		want       Server
+	}{
+		{"defaults of root", "", []string{"XDG_RUNTIME_DIR", "/run/user/0"}, 0, Server{Address: "/run/stowage/stowage.sock", Grace: Duration(30 * time.Second)}},
+		{"defaults of a user", "", []string{"XDG_RUNTIME_DIR", "/run/user/7"}, 7, Server{Address: "/run/user/7/stowage/stowage.sock", Grace: Duration(30 * time.Second)}},
+		{"a file", "[server]\naddress = '/s'\ngroup = 'images'\ngrace = '0s'\n", nil, 0, Server{Address: "/s", Group: "images"}},
+		{
+			"the environment", "[server]\naddress = '/s'\n", []string{"STOWAGE_ADDRESS", "/e", "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"}, 0,
+			Server{Address: "/e", Grace: Duration(30 * time.Second)},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Load(write(t, c.text), env(append(c.env, "HOME", "/h")...), c.uid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Server != c.want {
+				t.Errorf("got %+v, want %+v", got.Server, c.want)
+			}
+		})
+	}
+	for text, want := range map[string]string{
+		"grace = '-1s'": "below zero",
+		"grup = 'x'":    "unknown key server.grup",
+	} {
+		if _, err := Load(write(t, "[server]\n"+text), env("HOME", "/h"), 0); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want invalid argument with %q", text, err, want)
+		}
+	}
+}

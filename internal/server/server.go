@@ -1,0 +1,123 @@
+// Package server is the daemon: it offers a store on sockets, in the APIs of the packages beneath it.
+// It owns what is common to them: listeners, limits, health, and how everything ends.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/server/containerd"
+)
+
+// maxMessage bounds one message either way, in bytes: as containerd has it, whose clients split what
+// is larger.
+const maxMessage = 16 << 20
+
+// Options tune [Serve].
+type Options struct {
+	Version  string // of the program
+	Revision string
+	// Grace is for how long requests may go on after the context of [Serve] has ended; 0: not at all.
+	Grace time.Duration
+	// Log is told what operators should know; nil: nobody.
+	Log *slog.Logger
+}
+
+// Serve offers a store on listeners until ctx ends. Then it accepts no more, lets requests go on for
+// the grace time, and cancels what is left, whose bytes are kept: the next request for them goes on
+// from there. It returns when nothing uses the store any more, and nil unless a listener failed. The
+// listeners are closed by then; the store is the caller's to close.
+func Serve(ctx context.Context, store *stowage.Store, listeners []net.Listener, o Options) error {
+	d := newDaemon(o)
+	containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, Log: d.Log}).Register(d.grpc)
+	return d.run(ctx, listeners)
+}
+
+// A daemon is one gRPC server.
+type daemon struct {
+	Options
+	grpc   *grpc.Server
+	health *health.Server
+	ends   chan struct{} // closed when no more requests are taken
+}
+
+func newDaemon(o Options) *daemon {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &daemon{Options: o, health: health.NewServer(), ends: make(chan struct{})}
+	d.grpc = grpc.NewServer(append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.WaitForHandlers(true),
+		grpc.ChainStreamInterceptor(d.endWatch),
+	}, containerd.Errors()...)...)
+	grpc_health_v1.RegisterHealthServer(d.grpc, d.health)
+	return d
+}
+
+// run serves until ctx ends, and drains then.
+func (d *daemon) run(ctx context.Context, listeners []net.Listener) error {
+	work, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		work.Go(func() error {
+			if err := d.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+				return err
+			}
+			return nil
+		})
+	}
+	work.Go(func() error {
+		<-ctx.Done()
+		d.Log.Info("the daemon ends", "grace", d.Grace)
+		d.health.Shutdown()
+		close(d.ends)
+		cancelled := time.AfterFunc(d.Grace, d.grpc.Stop)
+		defer cancelled.Stop()
+		d.grpc.GracefulStop()
+		return nil
+	})
+	return work.Wait()
+}
+
+// watches are the streams that end only when their clients do.
+var watches = map[string]bool{
+	"/grpc.health.v1.Health/Watch":                    true,
+	"/containerd.services.events.v1.Events/Subscribe": true,
+	"/runtime.v1.RuntimeService/GetContainerEvents":   true,
+}
+
+// endWatch ends a watch when the daemon ends: nobody would otherwise.
+func (d *daemon) endWatch(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if !watches[info.FullMethod] {
+		return next(srv, stream)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-d.ends:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return next(srv, streamOf{stream, ctx})
+}
+
+// A streamOf is a stream with another context.
+type streamOf struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements [grpc.ServerStream].
+func (s streamOf) Context() context.Context { return s.ctx }
