@@ -53,7 +53,7 @@ var allowed = map[string]string{
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",
 	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
-	"server":  "stowage progress ref image filter content layer metadata snapshot transfer unpack mount registry gc",
+	"server":  "stowage flock progress ref image filter content layer metadata snapshot transfer unpack mount registry gc",
 	"cmd":     "stowage config progress server",
 
 	// What stands beside the product.

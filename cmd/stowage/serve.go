@@ -25,25 +25,31 @@ Other stowage commands may work on the same root meanwhile.`,
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&address, "address", "", "socket to listen on (STOWAGE_ADDRESS; default /run/stowage/stowage.sock)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx := cmd.Context()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		ctx, conf := cmd.Context(), &a.conf.Server
 		if address != "" {
-			a.conf.Server.Address = address
+			conf.Address = address
 		}
 		ro, err := a.registry(&registryFlags{})
 		if err != nil {
 			return err
 		}
-		l, err := server.Listen(ctx, a.conf.Server.Address, a.conf.Server.Group)
+		s, err := a.open(ro)
 		if err != nil {
 			return err
 		}
-		s, err := a.open(ro)
+		release, err := server.Claim(s.Root(), conf.Address, version)
 		if err != nil {
-			return errors.Join(err, l.Close())
+			return err
 		}
+		defer func() { err = errors.Join(err, release()) }()
+		l, err := server.Listen(ctx, conf.Address, conf.Group)
+		if err != nil {
+			return err
+		}
+		a.log.Info("the daemon is ready", "root", s.Root(), "address", conf.Address, "version", version)
 		return server.Serve(ctx, s, []net.Listener{l}, server.Options{
-			Version: version, Grace: time.Duration(a.conf.Server.Grace), Log: a.log,
+			Version: version, Grace: time.Duration(conf.Grace), Log: a.log,
 		})
 	}
 	return cmd

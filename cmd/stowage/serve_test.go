@@ -90,17 +90,18 @@ func TestServe(t *testing.T) {
 		t.Errorf("the socket after SIGTERM: %v, want not exist", err)
 	}
 	s = r.serve()
-	if out, status := s.second(); status != exitRefused || !strings.Contains(out, "somebody listens there already") {
+	if _, out, status := r.run("serve", "--address", s.address+"2"); status != exitRefused || !strings.Contains(out, "serves it on "+s.address) {
+		t.Errorf("a second daemon on the root: status %d, %s", status, out)
+	}
+	if _, out, status := r.run("serve", "--root", t.TempDir(), "--address", s.address); status != exitRefused || !strings.Contains(out, "somebody listens there already") {
 		t.Errorf("a second daemon on the socket: status %d, %s", status, out)
 	}
 	s.stop(syscall.SIGKILL)
-	if out := r.must("doctor"); strings.Contains(out, s.address) {
+	if out := r.must("doctor"); strings.Contains(out, "daemon.json") {
 		t.Errorf("doctor after SIGKILL: %s", out)
 	}
-}
-
-// second starts another daemon on the same socket.
-func (s *served) second(flags ...string) (string, int) {
-	_, out, status := s.rig.run(append([]string{"serve", "--address", s.address}, flags...)...)
-	return out, status
+	s = r.serve()
+	if status := s.stop(syscall.SIGINT); status != 0 {
+		t.Errorf("status %d after SIGINT: %s", status, s.log)
+	}
 }
