@@ -28,8 +28,14 @@ func (s *Store) Apply(ctx context.Context, ns string, b Batch) (images []Image, 
 		return nil, err
 	}
 	err = s.update(ctx, func(c change) error {
-		images, err = c.apply(ns, b)
-		return err
+		if images, err = c.apply(ns, b); err != nil || b.Lease == "" {
+			return err
+		}
+		var under LeaseResources
+		for _, blob := range b.Blobs {
+			under.Digests = append(under.Digests, blob.Digest)
+		}
+		return s.putLease(c, ns, b.Lease, func(l *Lease) bool { return l.add(under) })
 	})
 	if err != nil {
 		return nil, err

@@ -82,6 +82,10 @@ func rootsOf(live []liveLease) *roots {
 			n := string(snapshotKey(l.namespace, ref.Snapshotter, ref.Key))
 			to[n] = append(to[n], l.ID)
 		}
+		for _, name := range l.Images {
+			n := string(key(imageRows, l.namespace, name))
+			to[n] = append(to[n], l.ID)
+		}
 	}
 	return r
 }

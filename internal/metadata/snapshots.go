@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 
@@ -91,12 +90,7 @@ func layerKey(snapshotter string, diffID image.Digest) []byte {
 	return appendDigest(key(layerRows, snapshotter, ""), diffID)
 }
 
-func checkSnapshotKey(name string) error {
-	if name == "" || len(name) > maxName || strings.Contains(name, "\x00") || !utf8.ValidString(name) {
-		return invalid("snapshot %.100q: want 1 to %d bytes of UTF-8", name, maxName)
-	}
-	return nil
-}
+func checkSnapshotKey(name string) error { return checkText("snapshot", name) }
 
 func (row *Snapshot) check() error {
 	if err := checkSnapshotKey(row.Key); err != nil {

@@ -564,7 +564,7 @@ func TestLeases(t *testing.T) {
 	if err := s.DeleteLease(ctx, ns, "a"); !errdefs.IsNotFound(err) {
 		t.Errorf("deleted twice: got %v, want not found", err)
 	}
-	if _, err := s.CreateLease(ctx, ns, metadata.Lease{ID: "no/slash"}); !errdefs.IsInvalidArgument(err) {
+	if _, err := s.CreateLease(ctx, ns, metadata.Lease{ID: "no\x00zero"}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("bad ID: got %v, want invalid argument", err)
 	}
 }

@@ -65,6 +65,8 @@ type Batch struct {
 	Images []PutImage
 	// Unpacked are layers and snapshots, on stable storage already.
 	Unpacked []Unpacked
+	// Lease gets the blobs; empty: none. One that is not there is [errdefs.ErrNotFound].
+	Lease string
 	// Release ends the hold of the running operation in the same transaction.
 	Release *Hold
 }
@@ -98,12 +100,24 @@ type Lease struct {
 	Digests   []image.Digest    `json:"digests,omitempty"`
 	// Snapshots are kept with what is below them.
 	Snapshots []SnapshotRef `json:"snapshots,omitempty"`
+	// Images are kept though their time is over, by name.
+	Images []string `json:"images,omitempty"`
+	// Ingests are blobs that are being written under it, by whatever their writers call them.
+	Ingests []string `json:"ingests,omitempty"`
 	// Holder is set for the lease of a running operation: the lock file that its process
 	// keeps locked. Such a lease ends with the operation or with the death of its process.
 	Holder string `json:"holder,omitempty"`
 	// All is set for a running operation that cannot know beforehand what it will need: it
 	// holds everything.
 	All bool `json:"all,omitempty"`
+}
+
+// LeaseResources are what is put under a lease, or taken from it: see [Lease].
+type LeaseResources struct {
+	Digests   []image.Digest
+	Snapshots []SnapshotRef
+	Images    []string
+	Ingests   []string
 }
 
 // A SnapshotRef names a snapshot of a namespace.

@@ -12,6 +12,9 @@ import (
 	"github.com/stowage/stowage/internal/image"
 )
 
+// MaxLease is how many things a lease can list.
+const MaxLease = 10_000
+
 // Limits of names and labels.
 const (
 	maxName  = 1 << 10 // bytes of an image's name
@@ -36,9 +39,14 @@ func checkIdentifier(what, s string) error {
 	return nil
 }
 
-func checkName(name string) error {
-	if name == "" || len(name) > maxName || strings.Contains(name, "\x00") || !utf8.ValidString(name) {
-		return invalid("image name %.100q: want 1 to %d bytes of UTF-8", name, maxName)
+func checkName(name string) error { return checkText("image name", name) }
+
+// checkLeaseID allows what containerd's clients make up.
+func checkLeaseID(id string) error { return checkText("lease", id) }
+
+func checkText(what, s string) error {
+	if s == "" || len(s) > maxName || strings.Contains(s, "\x00") || !utf8.ValidString(s) {
+		return invalid("%s %.100q: want 1 to %d bytes of UTF-8", what, s, maxName)
 	}
 	return nil
 }
