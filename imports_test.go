@@ -39,10 +39,11 @@ var allowed = map[string]string{
 	"layer":   "inflate image",
 
 	// Keepers and talkers: the state we own, the places images come from and go to.
-	"metadata": "flock ref image content kv layer",
-	"snapshot": "flock kv layer metadata mount",
-	"registry": "ref image par progress rate",
-	"archive":  "ref image content par progress",
+	"metadata":   "flock ref image content kv layer",
+	"snapshot":   "flock kv layer metadata mount",
+	"registry":   "ref image par progress rate",
+	"archive":    "ref image content par progress",
+	"containerd": "image content metadata par",
 
 	// Work: one verb each.
 	"unpack":   "par progress image content layer metadata snapshot",
@@ -52,8 +53,8 @@ var allowed = map[string]string{
 
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",
-	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive unpack transfer gc doctor",
 	"server":  "stowage flock progress ref image filter content layer metadata snapshot transfer unpack mount registry gc",
+	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive containerd unpack transfer gc doctor",
 	"cmd":     "stowage config progress server",
 
 	// What stands beside the product.
@@ -66,6 +67,7 @@ var allowed = map[string]string{
 // forTests are folders whose packages tests of every group may import besides: storage to stand
 // on, with its suites, and what stands in for a registry and its images.
 var forTests = []string{
+	"internal/containerd/containerdtest",
 	"internal/content",
 	"internal/imagetest",
 	"internal/kv",
