@@ -161,7 +161,7 @@ func (c change) addDocument(doc *Document) (isNew bool, err error) {
 
 // addImage gives a name.
 func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) {
-	if doc, err := c.document(put.Target.Digest); err != nil || doc == nil {
+	if doc, err := c.document(put.Target.Digest); err != nil || doc == nil && !put.Unseen {
 		if err == nil {
 			err = fmt.Errorf("target %s of image %s is not a manifest or an index that is here: %w", put.Target.Digest, put.Name, errdefs.ErrFailedPrecondition)
 		}
@@ -169,10 +169,14 @@ func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) 
 	}
 	row, err := c.image(ns, put.Name)
 	switch {
+	case errdefs.IsNotFound(err) && put.Known:
+		return Image{}, err
 	case errdefs.IsNotFound(err), errdefs.IsDataLoss(err): // what is damaged is replaced
 		row = imageRow{Image: Image{Name: put.Name, CreatedAt: now, UpdatedAt: now}}
 	case err != nil:
 		return Image{}, err
+	case put.New:
+		return Image{}, fmt.Errorf("image %s: %w", put.Name, errdefs.ErrAlreadyExists)
 	}
 	if row.Target.Digest != put.Target.Digest {
 		if row.Target.Digest != "" && put.Exclusive {
@@ -182,6 +186,9 @@ func (c change) addImage(ns string, put PutImage, now time.Time) (Image, error) 
 		if err := c.dropImage(ns, put.Name); err != nil && !errdefs.IsNotFound(err) {
 			return Image{}, err
 		}
+	}
+	if put.Relabel {
+		row.Labels = nil
 	}
 	row.Target, row.Labels = put.Target, merge(row.Labels, put.Labels)
 	row.want(put.Want)

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/stowage/stowage/internal/image"
 )
 
 // image reads the row of an image. Errors: [errdefs.ErrNotFound]; [errdefs.ErrDataLoss] when it
@@ -115,6 +118,31 @@ func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img I
 	return img, err
 }
 
+// EditImage has f change the labels of an image, and what the descriptor of its target says beside
+// the digest and the size. F may be called again. Errors: [errdefs.ErrNotFound]; what f fails with.
+func (s *Store) EditImage(ctx context.Context, ns, name string, f func(*Image) error) (img Image, err error) {
+	err = s.update(ctx, func(c change) error {
+		row, err := c.image(ns, name)
+		if err != nil {
+			return err
+		}
+		edited := row.Image
+		edited.Labels, edited.Target.Annotations = maps.Clone(row.Labels), maps.Clone(row.Target.Annotations)
+		if err := f(&edited); err != nil {
+			return err
+		}
+		if err := checkLabels(edited.Labels); err != nil {
+			return err
+		}
+		edited.Target.Digest, edited.Target.Size = row.Target.Digest, row.Target.Size
+		row.Target, row.Labels = edited.Target, merge(nil, edited.Labels)
+		err = c.putImage(ns, &row, time.Now().UTC())
+		img = row.Image
+		return err
+	})
+	return img, err
+}
+
 // RemoveImages removes names, and returns those that were not there. What they named stays until
 // it is collected; until then [Store.RestoreImage] brings them back.
 func (s *Store) RemoveImages(ctx context.Context, ns string, names ...string) (missing []string, err error) {
@@ -131,6 +159,23 @@ func (s *Store) RemoveImages(ctx context.Context, ns string, names ...string) (m
 		return nil
 	})
 	return missing, err
+}
+
+// RemoveImage is [Store.RemoveImages] of one name, if it stands for target or that is empty. Errors:
+// [errdefs.ErrNotFound], also when it stands for something else.
+func (s *Store) RemoveImage(ctx context.Context, ns, name string, target image.Digest) error {
+	return s.update(ctx, func(c change) error {
+		if target != "" {
+			row, err := c.image(ns, name)
+			if err == nil && row.Target.Digest != target {
+				err = fmt.Errorf("image %s stands for %s, and not for %s: %w", name, row.Target.Digest, target, errdefs.ErrNotFound)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return c.removeImage(ns, name, time.Now().UTC())
+	})
 }
 
 // dropImage removes a name, also one whose record is damaged.

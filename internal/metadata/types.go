@@ -82,6 +82,13 @@ type PutImage struct {
 	Want []image.Digest
 	// Exclusive refuses a name that exists with another target: [errdefs.ErrAlreadyExists].
 	Exclusive bool
+	// New refuses every name that exists, with [errdefs.ErrAlreadyExists], and Known one that does
+	// not, with [errdefs.ErrNotFound].
+	New, Known bool
+	// Relabel has Labels take the place of those that the name has; else they are added to them.
+	Relabel bool
+	// Unseen allows a target that is not here, or is no document. Until it is, the image is partial.
+	Unseen bool
 }
 
 // A Document is a stored manifest or index with what its bytes say.

@@ -250,29 +250,9 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 	if err != nil {
 		return err
 	}
-	// Everything of the tree that is here gets its row, chosen or not.
-	sel, err := selectBlobs(t, present(t))
-	if err != nil {
+	if err := s.addRows(ctx, batch, known, t); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	for _, n := range sel.all() {
-		if known[n.Digest] {
-			continue
-		}
-		ok, err := s.haveDurably(ctx, n.Descriptor)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if ok {
-			known[n.Digest] = true
-			batch.Blobs = append(batch.Blobs, metadata.Blob{Digest: n.Digest, Size: n.Size})
-		}
-	}
-	docs, err := s.documents(ctx, t)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	batch.Documents = append(batch.Documents, docs...)
 	if refers {
 		return nil
 	}
@@ -282,6 +262,31 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 	}
 	batch.Images = append(batch.Images, put)
 	return nil
+}
+
+// addRows adds to a batch the rows of everything of a tree that is here, but for the blobs that are known
+// already.
+func (s Store) addRows(ctx context.Context, batch *metadata.Batch, known map[image.Digest]bool, t *image.Tree) error {
+	sel, err := selectBlobs(t, present(t))
+	if err != nil {
+		return err
+	}
+	for _, n := range sel.all() {
+		if known[n.Digest] {
+			continue
+		}
+		ok, err := s.haveDurably(ctx, n.Descriptor)
+		if err != nil {
+			return err
+		}
+		if ok {
+			known[n.Digest] = true
+			batch.Blobs = append(batch.Blobs, metadata.Blob{Digest: n.Digest, Size: n.Size})
+		}
+	}
+	docs, err := s.documents(ctx, t)
+	batch.Documents = append(batch.Documents, docs...)
+	return err
 }
 
 // chooseImported finds the manifests that count as asked for: those of the platforms that were

@@ -1,0 +1,43 @@
+package stowage
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/transfer"
+)
+
+// PutImage is a name to be given to content that is in the store already.
+type PutImage = metadata.PutImage
+
+// NameImage names what a client of the daemon brought blob by blob, whatever of it is here. See
+// [transfer.Adopt].
+func (s *Store) NameImage(ctx context.Context, put PutImage) (Image, error) {
+	img, err := transfer.Adopt(ctx, s.place(), put)
+	if err != nil {
+		return Image{}, fmt.Errorf("name image: %w", err)
+	}
+	s.brought(ctx, img.Name)
+	return img, nil
+}
+
+// RemoveImage takes one name away, exactly as it is written, if it stands for target or that is empty.
+// With o.Collect all that nothing needs is deleted, whether this image kept it or another that went
+// before. Errors: [errdefs.ErrNotFound].
+func (s *Store) RemoveImage(ctx context.Context, name string, target Digest, o RemoveOptions) error {
+	img, err := s.meta.Image(ctx, s.ns, name)
+	if err == nil {
+		err = s.meta.RemoveImage(ctx, s.ns, name, target)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	switch {
+	case o.Collect:
+		_, err = s.Prune(ctx, PruneOptions{})
+	case s.gc.OnRemoval:
+		_, err = s.Prune(ctx, PruneOptions{Below: []Digest{img.Target.Digest}})
+	}
+	return err
+}
