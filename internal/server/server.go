@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,19 +49,21 @@ type daemon struct {
 	grpc   *grpc.Server
 	health *health.Server
 	ends   chan struct{} // closed when no more requests are taken
+	slots  chan struct{} // one for each request that is under way
 }
 
 func newDaemon(o Options) *daemon {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &daemon{Options: o, health: health.NewServer(), ends: make(chan struct{})}
-	d.grpc = grpc.NewServer(append([]grpc.ServerOption{
+	d := &daemon{Options: o, health: health.NewServer(), ends: make(chan struct{}), slots: make(chan struct{}, maxRequests)}
+	d.grpc = grpc.NewServer(slices.Concat([]grpc.ServerOption{
+		grpc.Creds(keepDoor(nil, o.Log)),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.WaitForHandlers(true),
-		grpc.ChainStreamInterceptor(d.endWatch),
-	}, containerd.Errors()...)...)
+	}, d.outer(), containerd.Errors(), d.inner(), []grpc.ServerOption{grpc.ChainStreamInterceptor(d.endWatch)})...)
 	grpc_health_v1.RegisterHealthServer(d.grpc, d.health)
 	return d
 }

@@ -127,31 +127,6 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// works is a service with one method, which tells that it began and goes on until it is let go or
-// cancelled.
-func works(d *daemon) (began, letGo chan struct{}) {
-	began, letGo = make(chan struct{}), make(chan struct{})
-	d.grpc.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "test.Work", HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Do", Handler: func(srv any, ctx context.Context, dec func(any) error, with grpc.UnaryServerInterceptor) (any, error) {
-			in := &emptypb.Empty{}
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			return with(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/test.Work/Do"}, func(ctx context.Context, _ any) (any, error) {
-				began <- struct{}{}
-				select {
-				case <-letGo:
-					return &emptypb.Empty{}, nil
-				case <-ctx.Done():
-					return nil, ctx.Err()
-				}
-			})
-		}}},
-	}, nil)
-	return began, letGo
-}
-
 func TestDrain(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -164,13 +139,22 @@ func TestDrain(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDaemon(Options{Grace: c.grace})
-			began, letGo := works(d)
+			began, letGo := make(chan struct{}), make(chan struct{})
+			does(d, "test.Work", func(ctx context.Context) error {
+				close(began)
+				select {
+				case <-letGo:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
 			name := socket(t)
 			l := listen(t, name)
 			end := start(t, func(ctx context.Context) error { return d.run(ctx, []net.Listener{l}) })
 			conn := dial(t, name)
 			did := make(chan error, 1)
-			go func() { did <- conn.Invoke(context.Background(), "/test.Work/Do", &emptypb.Empty{}, &emptypb.Empty{}) }()
+			go func() { did <- invoke(conn, "/test.Work/Do", 0) }()
 			<-began
 			if c.want == codes.OK {
 				go func() {
