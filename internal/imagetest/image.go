@@ -66,6 +66,7 @@ type Spec struct {
 	Docker     bool           // Docker's schema 2 in place of OCI's media types
 	ConfigType string         // media type in the config's descriptor; empty: the usual one
 	Env        []string       // in the config
+	User       string         // likewise
 }
 
 // A Layer is a tar and how to compress it.
@@ -90,7 +91,7 @@ func (s Spec) Build(dir string) (*Image, error) {
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	config := v1.Image{
 		Platform: s.platform(),
-		Config:   v1.ImageConfig{Env: s.Env, Cmd: []string{"/bin/sh"}},
+		Config:   v1.ImageConfig{User: s.User, Env: s.Env, Cmd: []string{"/bin/sh"}},
 		RootFS:   v1.RootFS{Type: "layers"},
 	}
 	img := &Image{}

@@ -1,0 +1,269 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/metadata"
+	"github.com/stowage/stowage/internal/ref"
+)
+
+// A named is all that is here of one image: the records whose manifest for this machine has the
+// same config.
+type named struct {
+	id     stowage.Digest // of the config
+	names  []string       // of the records, sorted
+	size   int64          // bytes of manifest, config and layers
+	pinned bool
+}
+
+// ListImages lists the images that can be run, or the one that the filter names.
+func (s *Server) ListImages(ctx context.Context, req *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
+	images, err := s.list(ctx, req.GetFilter())
+	return &runtime.ListImagesResponse{Images: images}, err
+}
+
+// batch is how many images go into one message of a stream: some 200 KiB.
+const batch = 500
+
+// StreamImages is [Server.ListImages] for nodes whose images do not fit into one message.
+func (s *Server) StreamImages(req *runtime.StreamImagesRequest, stream grpc.ServerStreamingServer[runtime.StreamImagesResponse]) error {
+	images, err := s.list(stream.Context(), req.GetFilter())
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(images, batch) {
+		if err := stream.Send(&runtime.StreamImagesResponse{Images: some}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) list(ctx context.Context, filter *runtime.ImageFilter) (list []*runtime.Image, err error) {
+	all, err := s.images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if name := filter.GetImage().GetImage(); name != "" {
+		one, err := find(all, name)
+		if errdefs.IsNotFound(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = []named{one}
+	}
+	for _, n := range all {
+		spec, err := s.spec(ctx, n)
+		if errdefs.IsNotFound(err) {
+			continue // it has just gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, n.message(spec))
+	}
+	return list, nil
+}
+
+// ImageStatus describes an image; one that is not here is no error, and no image.
+func (s *Server) ImageStatus(ctx context.Context, req *runtime.ImageStatusRequest) (*runtime.ImageStatusResponse, error) {
+	n, err := s.find(ctx, req.GetImage().GetImage())
+	if errdefs.IsNotFound(err) {
+		return &runtime.ImageStatusResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	spec, err := s.spec(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	res := &runtime.ImageStatusResponse{Image: n.message(spec)}
+	if req.GetVerbose() {
+		// As containerd has it, which crictl and others read.
+		var info struct {
+			ChainID   stowage.Digest `json:"chainID"`
+			ImageSpec v1.Image       `json:"imageSpec"`
+		}
+		if chain := image.ChainIDs(spec.RootFS.DiffIDs); len(chain) > 0 {
+			info.ChainID = chain[len(chain)-1]
+		}
+		info.ImageSpec = spec
+		b, err := json.Marshal(info)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", n.id, err)
+		}
+		res.Info = map[string]string{"info": string(b)}
+	}
+	return res, nil
+}
+
+// RemoveImage takes all names of an image away, whichever of them it is called by, and what only they
+// kept. Whoever removes what is not here is done.
+func (s *Server) RemoveImage(ctx context.Context, req *runtime.RemoveImageRequest) (*runtime.RemoveImageResponse, error) {
+	for {
+		n, err := s.find(ctx, req.GetImage().GetImage())
+		if errdefs.IsNotFound(err) {
+			return &runtime.RemoveImageResponse{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		report, err := s.store.RemoveImages(ctx, n.names, stowage.RemoveOptions{Collect: true})
+		switch {
+		case err == nil:
+		case report != nil:
+			// The image is gone, and the next collection takes what this one left.
+			s.o.Log.Warn("what a removed image leaves was not collected", "image", n.id, "reason", err)
+		case !errdefs.IsNotFound(err): // otherwise somebody was faster with one of the names
+			return nil, err
+		}
+	}
+}
+
+// images lists what can be run on this machine, by ID.
+func (s *Server) images(ctx context.Context) ([]named, error) {
+	records, err := s.store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var manifests []stowage.Digest
+	size := map[stowage.Digest]int64{}
+	of := make([]stowage.Digest, len(records)) // by record; empty: it cannot be run
+	for i, r := range records {
+		if p, ok := runnable(r); ok {
+			of[i], size[p.Manifest.Digest] = p.Manifest.Digest, p.Size
+			manifests = append(manifests, p.Manifest.Digest)
+		}
+	}
+	docs, err := s.store.Metadata().Documents(ctx, manifests...)
+	if err != nil {
+		return nil, err
+	}
+	config := map[stowage.Digest]stowage.Digest{}
+	for _, d := range docs {
+		if d.IsImage() {
+			config[d.Digest] = d.Config.Digest
+		}
+	}
+	at := map[stowage.Digest]int{}
+	var list []named
+	for i, r := range records {
+		id := config[of[i]]
+		if id == "" {
+			continue
+		}
+		if _, ok := at[id]; !ok {
+			at[id] = len(list)
+			list = append(list, named{id: id, size: size[of[i]]})
+		}
+		n := &list[at[id]]
+		n.names = append(n.names, r.Name)
+		n.pinned = n.pinned || s.pinned[r.Name] || r.Labels[pinLabel] == pinValue
+	}
+	slices.SortFunc(list, func(a, b named) int { return strings.Compare(string(a.id), string(b.id)) })
+	return list, nil
+}
+
+// runnable is the part of an image that is for this machine, if all of it is here, or can be had
+// when it is needed.
+func runnable(img stowage.Image) (p metadata.PlatformState, ok bool) {
+	list := make([]stowage.Descriptor, len(img.Platforms))
+	for i, p := range img.Platforms {
+		list[i] = p.Manifest
+		list[i].Platform = &p.Platform
+	}
+	chosen, err := image.Choose([]stowage.Platform{image.Host()}, list)
+	if err != nil {
+		return p, false // there is none
+	}
+	i := slices.IndexFunc(img.Platforms, func(p metadata.PlatformState) bool { return p.Manifest.Digest == chosen[0].Digest })
+	p = img.Platforms[i]
+	return p, p.State == stowage.Complete || p.State == stowage.Lazy
+}
+
+// find looks an image up by its ID, a prefix of it of at least 6 digits, or a reference. Errors:
+// [errdefs.ErrNotFound]; [errdefs.ErrInvalidArgument] for a name that is none, or of several images.
+func (s *Server) find(ctx context.Context, name string) (named, error) {
+	all, err := s.images(ctx)
+	if err != nil {
+		return named{}, err
+	}
+	return find(all, name)
+}
+
+func find(all []named, name string) (named, error) {
+	r, refErr := parse(name)
+	if refErr == nil {
+		normal := r.String()
+		if i := slices.IndexFunc(all, func(n named) bool { return slices.Contains(n.names, normal) }); i >= 0 {
+			return all[i], nil
+		}
+	}
+	algorithm, hex, ok := ref.ParseDigestPrefix(name)
+	if !ok && refErr != nil {
+		return named{}, refErr
+	}
+	var found []named
+	for _, n := range all {
+		if ok && strings.HasPrefix(string(n.id), algorithm+":"+hex) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return named{}, fmt.Errorf("image %s: %w", name, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return named{}, fmt.Errorf("image %s: %d images begin so: %w", name, len(found), errdefs.ErrInvalidArgument)
+}
+
+// spec reads the config of an image.
+func (s *Server) spec(ctx context.Context, n named) (spec v1.Image, err error) {
+	b, err := content.ReadBlob(ctx, s.store.Content(), n.id, image.MaxConfig)
+	if err == nil {
+		err = json.Unmarshal(b, &spec)
+	}
+	if err != nil {
+		return spec, fmt.Errorf("image %s: config: %w", n.id, err)
+	}
+	return spec, nil
+}
+
+// message describes an image as clients want it.
+func (n named) message(spec v1.Image) *runtime.Image {
+	m := &runtime.Image{Id: n.id.String(), Size: uint64(n.size), Pinned: n.pinned}
+	for _, name := range n.names {
+		r, err := ref.Parse(name)
+		switch {
+		case err != nil || r.String() != name: // the ID, or what some client has thought of
+		case r.Digest() != "":
+			m.RepoDigests = append(m.RepoDigests, name)
+		default:
+			m.RepoTags = append(m.RepoTags, name)
+		}
+	}
+	user, _, _ := strings.Cut(spec.Config.User, ":")
+	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
+		m.Uid = &runtime.Int64Value{Value: uid}
+	} else {
+		m.Username = user
+	}
+	return m
+}
