@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage/internal/server"
+	"github.com/stowage/stowage/internal/server/cri"
 )
 
 func serveCommand(a *app) *cobra.Command {
@@ -16,7 +17,8 @@ func serveCommand(a *app) *cobra.Command {
 		Use:   "serve",
 		Short: "Be a daemon: offer the store on a socket, in containerd's API",
 		Long: `Offers the store on a unix socket in containerd's API, so that ctr, nerdctl, BuildKit and
-programs with containerd's client library use it unchanged. Every namespace is offered.
+programs with containerd's client library use it unchanged. Every namespace is offered. On
+the same socket is the image service of Kubernetes, for kubelet and crictl.
 
 SIGTERM and SIGINT end it: it takes no more requests, lets those under way end within the
 grace time, and cancels what is left, which goes on from there when it is asked for again.
@@ -50,6 +52,9 @@ Other stowage commands may work on the same root meanwhile.`,
 		a.log.Info("the daemon is ready", "root", s.Root(), "address", conf.Address, "version", version)
 		return server.Serve(ctx, s, []net.Listener{l}, server.Options{
 			Version: version, Grace: time.Duration(conf.Grace), Log: a.log,
+			CRI: cri.Options{
+				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
+			},
 		})
 	}
 	return cmd

@@ -49,6 +49,8 @@ type Config struct {
 
 	// Server is about the daemon.
 	Server Server `toml:"server"`
+	// CRI is about what the daemon does for Kubernetes.
+	CRI CRI `toml:"cri"`
 
 	// AuthFiles hold registry credentials in docker's format, and are asked in order.
 	AuthFiles []string `toml:"-"`

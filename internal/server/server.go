@@ -17,6 +17,7 @@ import (
 
 	"github.com/stowage/stowage"
 	"github.com/stowage/stowage/internal/server/containerd"
+	"github.com/stowage/stowage/internal/server/cri"
 )
 
 // maxMessage bounds one message either way, in bytes: as containerd has it, whose clients split what
@@ -29,6 +30,8 @@ type Options struct {
 	Revision string
 	// Grace is for how long requests may go on after the context of [Serve] has ended; 0: not at all.
 	Grace time.Duration
+	// CRI tunes the services of Kubernetes; its Version and Log are those here.
+	CRI cri.Options
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
@@ -40,6 +43,12 @@ type Options struct {
 func Serve(ctx context.Context, store *stowage.Store, listeners []net.Listener, o Options) error {
 	d := newDaemon(o)
 	containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, Log: d.Log}).Register(d.grpc)
+	d.CRI.Version, d.CRI.Log = d.Version, d.Log
+	kubernetes, err := cri.New(store, d.CRI)
+	if err != nil {
+		return err
+	}
+	kubernetes.Register(d.grpc)
 	return d.run(ctx, listeners)
 }
 
