@@ -55,6 +55,7 @@ Other stowage commands may work on the same root meanwhile.`,
 			CRI: cri.Options{
 				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
 			},
+			Collect: time.Duration(a.conf.GC.Schedule), Examine: time.Duration(a.conf.Doctor.Schedule),
 		})
 	}
 	return cmd

@@ -47,6 +47,8 @@ type Config struct {
 	// GC says when what is not needed goes.
 	GC GC `toml:"gc"`
 
+	// Doctor says when damage is looked for.
+	Doctor Doctor `toml:"doctor"`
 	// Server is about the daemon.
 	Server Server `toml:"server"`
 	// CRI is about what the daemon does for Kubernetes.
@@ -69,7 +71,7 @@ type Unpack struct {
 // last word. The file may be containerd's, of which only the registry section is taken. getenv and
 // uid are those of the process.
 func Load(file string, getenv func(string) string, uid int) (*Config, error) {
-	c := &Config{Namespace: "default", Sync: "full", GC: GC{Grace: Duration(24 * time.Hour)}, Server: Server{Grace: Duration(30 * time.Second)}}
+	c := &Config{Namespace: "default", Sync: "full", GC: defaultGC, Doctor: Doctor{Schedule: Duration(24 * time.Hour)}, Server: Server{Grace: Duration(30 * time.Second)}}
 	if file == "" {
 		file = getenv("STOWAGE_CONFIG")
 	}
@@ -142,6 +144,9 @@ func (c *Config) parse(file string, b []byte) error {
 	}
 	if err := c.GC.check(); err != nil {
 		return fmt.Errorf("%s: gc: %w", file, err)
+	}
+	if c.Doctor.Schedule < 0 {
+		return fmt.Errorf("%s: doctor: schedule %s is below zero: %w", file, time.Duration(c.Doctor.Schedule), errdefs.ErrInvalidArgument)
 	}
 	if err := c.Server.check(); err != nil {
 		return fmt.Errorf("%s: server: %w", file, err)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -24,11 +23,8 @@ func write(t *testing.T, text string) string {
 	return name
 }
 
-// day is how long things are kept unless the file says otherwise.
-const day = Duration(24 * time.Hour)
-
 // sameTables leaves what was said of registries and of the daemon to the tests that are about it.
-var sameTables = cmpopts.IgnoreTypes(hosts.Tables{}, Server{})
+var sameTables = cmpopts.IgnoreTypes(hosts.Tables{}, Server{}, Doctor{})
 
 func env(pairs ...string) func(string) string {
 	return func(name string) string {
@@ -50,7 +46,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		Root: "/var/lib/stowage", Namespace: "default", Sync: "full",
 		HostsDirs: []string{"/etc/stowage/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
-		AuthFiles: []string{"/home/u/.docker/config.json"}, GC: GC{Grace: day},
+		AuthFiles: []string{"/home/u/.docker/config.json"}, GC: defaultGC,
 	}
 	if diff := cmp.Diff(want, root, sameTables); diff != "" {
 		t.Errorf("as root (-want +got):\n%s", diff)
@@ -73,7 +69,7 @@ func TestLoadOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Config{Root: "/srv/images", Namespace: "k8s.io", Sync: "none", HostsDirs: []string{"/h"}, MaxConcurrent: 2, GC: GC{Grace: day}}
+	want := &Config{Root: "/srv/images", Namespace: "k8s.io", Sync: "none", HostsDirs: []string{"/h"}, MaxConcurrent: 2, GC: defaultGC}
 	if diff := cmp.Diff(want, c, sameTables); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -131,7 +127,7 @@ func TestLoadContainerds(t *testing.T) {
 			if n := len(got.Registry.Mirrors); n != c.mirrors {
 				t.Errorf("%d registries with mirrors, want %d", n, c.mirrors)
 			}
-			want := &Config{Root: "/var/lib/stowage", Namespace: "default", Sync: "full", HostsDirs: c.dirs, GC: GC{Grace: day}}
+			want := &Config{Root: "/var/lib/stowage", Namespace: "default", Sync: "full", HostsDirs: c.dirs, GC: defaultGC}
 			if diff := cmp.Diff(want, got, sameTables); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

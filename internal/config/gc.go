@@ -23,7 +23,12 @@ type GC struct {
 	Low  Watermark `toml:"low"`
 	// Grace is how long removed names are remembered, and what interrupted pulls have left is kept.
 	Grace Duration `toml:"grace"`
+	// Schedule is the time from one collection of the daemon to the next; 0: never.
+	Schedule Duration `toml:"schedule"`
 }
+
+// defaultGC is what nothing was said of.
+var defaultGC = GC{Grace: Duration(24 * time.Hour), Schedule: Duration(time.Hour)}
 
 // check finds what cannot be meant, and fills in what follows.
 func (g *GC) check() error {
@@ -36,6 +41,9 @@ func (g *GC) check() error {
 		return fmt.Errorf("high and low: want both in bytes, or both in percent: %w", errdefs.ErrInvalidArgument)
 	case g.Low.Bytes > g.High.Bytes || g.Low.Percent > g.High.Percent:
 		return fmt.Errorf("low is above high: %w", errdefs.ErrInvalidArgument)
+	}
+	if g.Schedule < 0 {
+		return fmt.Errorf("schedule %s is below zero: %w", time.Duration(g.Schedule), errdefs.ErrInvalidArgument)
 	}
 	if g.Grace < 0 {
 		return fmt.Errorf("grace %s is below zero: %w", time.Duration(g.Grace), errdefs.ErrInvalidArgument)

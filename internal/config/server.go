@@ -18,6 +18,12 @@ type Server struct {
 	Grace Duration `toml:"grace"`
 }
 
+// Doctor is the section that says when the daemon looks for damage.
+type Doctor struct {
+	// Schedule is the time from one search to the next; 0: never.
+	Schedule Duration `toml:"schedule"`
+}
+
 func (s *Server) check() error {
 	if s.Grace < 0 {
 		return fmt.Errorf("grace %s is below zero: %w", time.Duration(s.Grace), errdefs.ErrInvalidArgument)

@@ -19,7 +19,9 @@ func TestServer(t *testing.T) {
 		{"defaults of a user", "", []string{"XDG_RUNTIME_DIR", "/run/user/7"}, 7, Server{Address: "/run/user/7/stowage/stowage.sock", Grace: Duration(30 * time.Second)}},
 		{"a file", "[server]\naddress = '/s'\ngroup = 'images'\ngrace = '0s'\n", nil, 0, Server{Address: "/s", Group: "images"}},
 		{
-			"the environment", "[server]\naddress = '/s'\n", []string{"STOWAGE_ADDRESS", "/e", "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"}, 0,
+			"the environment", "[server]\naddress = '/s'\n",
+			[]string{"STOWAGE_ADDRESS", "/e", "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"},
+			0,
 			Server{Address: "/e", Grace: Duration(30 * time.Second)},
 		},
 	} {
@@ -33,11 +35,16 @@ func TestServer(t *testing.T) {
 			}
 		})
 	}
+	got, err := Load(write(t, "[doctor]\nschedule = '2h'"), env("HOME", "/h"), 0)
+	if err != nil || got.Doctor.Schedule != Duration(2*time.Hour) {
+		t.Errorf("a schedule: %+v, %v", got, err)
+	}
 	for text, want := range map[string]string{
-		"grace = '-1s'": "below zero",
-		"grup = 'x'":    "unknown key server.grup",
+		"[server]\ngrace = '-1s'":    "grace -1s is below zero",
+		"[server]\ngrup = 'x'":       "unknown key server.grup",
+		"[doctor]\nschedule = '-1s'": "schedule -1s is below zero",
 	} {
-		if _, err := Load(write(t, "[server]\n"+text), env("HOME", "/h"), 0); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+		if _, err := Load(write(t, text), env("HOME", "/h"), 0); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want invalid argument with %q", text, err, want)
 		}
 	}

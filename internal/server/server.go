@@ -32,6 +32,9 @@ type Options struct {
 	Grace time.Duration
 	// CRI tunes the services of Kubernetes; its Version and Log are those here.
 	CRI cri.Options
+	// Collect and Examine are how long it is from one collection, and from one search for damage that
+	// reads no blob whole, to the next; 0: never.
+	Collect, Examine time.Duration
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
@@ -46,10 +49,19 @@ func Serve(ctx context.Context, store *stowage.Store, listeners []net.Listener, 
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
 	kubernetes, err := cri.New(store, d.CRI)
 	if err != nil {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
 		return err
 	}
 	kubernetes.Register(d.grpc)
-	return d.run(ctx, listeners)
+	return d.run(ctx, listeners,
+		func(ctx context.Context) {
+			d.every(ctx, "collection", d.Collect, func(ctx context.Context) error { return d.collect(ctx, store) })
+		},
+		func(ctx context.Context) {
+			d.every(ctx, "examination", d.Examine, func(ctx context.Context) error { return d.examine(ctx, store) })
+		})
 }
 
 // A daemon is one gRPC server.
@@ -77,9 +89,15 @@ func newDaemon(o Options) *daemon {
 	return d
 }
 
-// run serves until ctx ends, and drains then.
-func (d *daemon) run(ctx context.Context, listeners []net.Listener) error {
+// run serves until ctx ends, and drains then. What is done beside it ends with ctx.
+func (d *daemon) run(ctx context.Context, listeners []net.Listener, beside ...func(context.Context)) error {
 	work, ctx := errgroup.WithContext(ctx)
+	for _, do := range beside {
+		work.Go(func() error {
+			do(ctx)
+			return nil
+		})
+	}
 	for _, l := range listeners {
 		work.Go(func() error {
 			if err := d.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
