@@ -24,7 +24,7 @@ func (s *Store) Apply(ctx context.Context, ns string, b Batch) (images []Image, 
 	if err := CheckNamespace(ns); err != nil {
 		return nil, err
 	}
-	if err := b.check(); err != nil {
+	if err := b.Check(); err != nil {
 		return nil, err
 	}
 	err = s.update(ctx, func(c change) error {

@@ -115,7 +115,16 @@ func (s *Store) Documents(ctx context.Context, digests ...image.Digest) (list []
 }
 
 // LabelBlob sets labels of a blob; an empty value removes one. Errors: [errdefs.ErrNotFound].
-func (s *Store) LabelBlob(ctx context.Context, ns string, d image.Digest, labels map[string]string) (b Blob, err error) {
+func (s *Store) LabelBlob(ctx context.Context, ns string, d image.Digest, labels map[string]string) (Blob, error) {
+	return s.labelBlob(ctx, ns, d, labels, func(old map[string]string) map[string]string { return merge(old, labels) })
+}
+
+// RelabelBlob gives a blob these labels and no others. Errors: [errdefs.ErrNotFound].
+func (s *Store) RelabelBlob(ctx context.Context, ns string, d image.Digest, labels map[string]string) (Blob, error) {
+	return s.labelBlob(ctx, ns, d, labels, func(map[string]string) map[string]string { return merge(nil, labels) })
+}
+
+func (s *Store) labelBlob(ctx context.Context, ns string, d image.Digest, labels map[string]string, relabel func(old map[string]string) map[string]string) (b Blob, err error) {
 	if err := checkLabels(labels); err != nil {
 		return Blob{}, err
 	}
@@ -125,7 +134,7 @@ func (s *Store) LabelBlob(ctx context.Context, ns string, d image.Digest, labels
 			return err
 		}
 		old := row
-		row.Labels, row.UpdatedAt = merge(row.Labels, labels), time.Now().UTC()
+		row.Labels, row.UpdatedAt = relabel(row.Labels), time.Now().UTC()
 		b = row.blob(d)
 		return c.set(knownKey(ns, d), old, row)
 	})

@@ -320,6 +320,12 @@ func TestLabels(t *testing.T) {
 	if b, err := s.Blob(ctx, ns, d); err != nil || cmp.Diff(want, b.Labels) != "" {
 		t.Errorf("blob: got %v, %v, want %v", b.Labels, err, want)
 	}
+	if b, err := s.RelabelBlob(ctx, ns, d, map[string]string{"c": "3", "d": ""}); err != nil || cmp.Diff(map[string]string{"c": "3"}, b.Labels) != "" {
+		t.Errorf("other labels instead: got %v, %v", b.Labels, err)
+	}
+	if _, err := s.RelabelBlob(ctx, "other", d, set); !errdefs.IsNotFound(err) {
+		t.Errorf("other labels for an unknown blob: got %v, want %v", err, errdefs.ErrNotFound)
+	}
 	if _, err := s.LabelBlob(ctx, "other", d, set); !errdefs.IsNotFound(err) {
 		t.Errorf("blob that another namespace knows: got %v, want not found", err)
 	}

@@ -69,8 +69,9 @@ func checkDigests(digests ...image.Digest) error {
 	return nil
 }
 
-// check tells whether a batch can be applied at all, whatever is in the database.
-func (b Batch) check() error {
+// Check tells whether a batch can be applied at all, whatever is in the database. Errors:
+// [errdefs.ErrInvalidArgument].
+func (b Batch) Check() error {
 	for _, blob := range b.Blobs {
 		if err := checkDigests(blob.Digest); err != nil {
 			return err
