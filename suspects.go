@@ -47,7 +47,10 @@ func (s *Store) distrust(o Options) error {
 	return nil
 }
 
-// writing begins an operation that may write blobs or snapshots; what it returns ends it.
+// Writing begins an operation that may write blobs or snapshots; what it returns ends it. The faces that
+// write to [Store.Content] by themselves say so.
+func (s *Store) Writing() (end func()) { return s.writing() }
+
 func (s *Store) writing() (end func()) {
 	s.mark.Enter()
 	return func() {

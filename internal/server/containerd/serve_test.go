@@ -19,7 +19,13 @@ import (
 // a connection to it.
 func serve(t testing.TB, o stowage.Options) (store *stowage.Store, address string, conn *grpc.ClientConn) {
 	t.Helper()
-	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), o)
+	return serveRoot(t, filepath.Join(t.TempDir(), "store"), o)
+}
+
+// serveRoot is serve for the store in the folder root.
+func serveRoot(t testing.TB, root string, o stowage.Options) (store *stowage.Store, address string, conn *grpc.ClientConn) {
+	t.Helper()
+	store, err := stowage.Open(root, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +34,7 @@ func serve(t testing.TB, o stowage.Options) (store *stowage.Store, address strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(containerd.Errors()...)
+	g := grpc.NewServer(append(containerd.Errors(), grpc.MaxRecvMsgSize(16<<20))...) // as containerd's
 	containerd.New(store, containerd.Options{Version: "test"}).Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
