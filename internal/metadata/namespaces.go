@@ -102,19 +102,38 @@ func (s *Store) DeleteNamespace(ctx context.Context, name string) error {
 // LabelNamespace sets labels of a namespace; an empty value removes one.
 // Errors: [errdefs.ErrNotFound].
 func (s *Store) LabelNamespace(ctx context.Context, name string, labels map[string]string) error {
+	return s.editNamespace(ctx, name, false, labels, merge)
+}
+
+// PutNamespace is LabelNamespace for a namespace that may be new. With whole it gets these labels and
+// loses all others.
+func (s *Store) PutNamespace(ctx context.Context, name string, labels map[string]string, whole bool) error {
+	if err := CheckNamespace(name); err != nil {
+		return err
+	}
+	return s.editNamespace(ctx, name, true, labels, func(old, labels map[string]string) map[string]string {
+		if whole {
+			old = nil
+		}
+		return merge(old, labels)
+	})
+}
+
+// editNamespace gives a namespace the labels that edit makes of those it has.
+func (s *Store) editNamespace(ctx context.Context, name string, anew bool, labels map[string]string, edit func(old, labels map[string]string) map[string]string) error {
 	if err := checkLabels(labels); err != nil {
 		return err
 	}
 	return s.update(ctx, func(c change) error {
-		var n Namespace
+		n := Namespace{Name: name, CreatedAt: time.Now().UTC()}
 		err := c.get(key(namespaceRows, name), &n)
-		if errdefs.IsNotFound(err) {
+		switch {
+		case errdefs.IsNotFound(err) && !anew:
 			return fmt.Errorf("namespace %s: %w", name, errdefs.ErrNotFound)
-		}
-		if err != nil {
+		case err != nil && !errdefs.IsNotFound(err):
 			return err
 		}
-		n.Labels = merge(n.Labels, labels)
+		n.Labels = edit(n.Labels, labels)
 		return c.put(key(namespaceRows, name), n)
 	})
 }

@@ -418,6 +418,18 @@ func TestNamespaces(t *testing.T) {
 			t.Errorf("%s one that is gone: got %v, want not found", name, err)
 		}
 	}
+	must(t, s.PutNamespace(ctx, "b", map[string]string{"k": "v"}, false))
+	must(t, s.PutNamespace(ctx, "b", map[string]string{"l": "w"}, false))
+	if list, err := s.Namespaces(ctx); err != nil || len(list) != 2 || len(list[0].Labels) != 2 {
+		t.Errorf("put: got %v, %v, want b with both labels", list, err)
+	}
+	must(t, s.PutNamespace(ctx, "b", map[string]string{"l": "x"}, true))
+	if list, err := s.Namespaces(ctx); err != nil || len(list[0].Labels) != 1 || list[0].Labels["l"] != "x" {
+		t.Errorf("put whole: got %v, %v, want b with one label", list, err)
+	}
+	if err := s.PutNamespace(ctx, "../b", nil, true); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("put a bad name: got %v, want invalid argument", err)
+	}
 }
 
 func TestRemoveBlob(t *testing.T) {

@@ -34,8 +34,9 @@ type Options struct {
 
 // A Server is the services over one store.
 type Server struct {
-	store *stowage.Store
-	o     Options
+	store     *stowage.Store
+	o         Options
+	collector *collector
 }
 
 // New makes the services of a store, which the caller closes after the gRPC server has stopped.
@@ -43,7 +44,7 @@ func New(store *stowage.Store, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{store: store, o: o}
+	return &Server{store: store, o: o, collector: newCollector(store)}
 }
 
 // Register adds every service to r.
@@ -51,6 +52,11 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	registerVersion(r, s)
 	registerContent(r, s)
 	registerImages(r, s)
+	registerIntrospection(r, s)
+	registerNamespaces(r, s)
+	registerLeases(r, s)
+	registerContainers(r, s)
+	registerTasks(r, s)
 }
 
 // in is the store on the namespace of a request. Errors: [errdefs.ErrFailedPrecondition] when it
