@@ -69,7 +69,7 @@ func text(size int) string {
 }
 
 // read reads a part of a blob; size 0: to its end.
-func (c client) read(d digest.Digest, offset, size int64) (string, error) {
+func (c contentClient) read(d digest.Digest, offset, size int64) (string, error) {
 	c.t.Helper()
 	stream, err := c.Read(c.ctx, &api.ReadContentRequest{Digest: d.String(), Offset: offset, Size: size})
 	if err != nil {
@@ -93,7 +93,7 @@ func (c client) read(d digest.Digest, offset, size int64) (string, error) {
 
 func TestRead(t *testing.T) {
 	store, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	whole := text(2<<20 + 100)
 	d := c.put(whole)
 	for _, tt := range []struct {
@@ -115,14 +115,14 @@ func TestRead(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		c      client
+		c      contentClient
 		d      digest.Digest
 		offset int64
 		want   codes.Code
 	}{
 		{"past the end", c, d, int64(len(whole)) + 1, codes.OutOfRange},
 		{"absent", c, digest.FromString("absent"), 0, codes.NotFound},
-		{"of another namespace", newClient(t, conn, "other"), d, 0, codes.NotFound},
+		{"of another namespace", newContentClient(t, conn, "other"), d, 0, codes.NotFound},
 		{"no digest", c, "sha256:../..", 0, codes.InvalidArgument},
 	} {
 		if _, err := tt.c.read(tt.d, tt.offset, 0); status.Code(err) != tt.want {
@@ -141,7 +141,7 @@ func TestRead(t *testing.T) {
 
 func TestUpdateContent(t *testing.T) {
 	_, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	d := c.put("blob")
 	for _, tt := range []struct {
 		labels map[string]string
@@ -178,8 +178,8 @@ func TestUpdateContent(t *testing.T) {
 
 func TestListContent(t *testing.T) {
 	_, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
-	newClient(t, conn, "other").put("elsewhere")
+	c := newContentClient(t, conn, "ns")
+	newContentClient(t, conn, "other").put("elsewhere")
 	want := map[string]bool{}
 	for i := range 201 {
 		want[c.put(fmt.Sprint(i)).String()] = true
@@ -230,12 +230,12 @@ func TestListContent(t *testing.T) {
 
 func TestDeleteContent(t *testing.T) {
 	store, _, conn := serve(t, stowage.Options{NoSync: true})
-	a, b := newClient(t, conn, "a"), newClient(t, conn, "b")
+	a, b := newContentClient(t, conn, "a"), newContentClient(t, conn, "b")
 	d := a.put("blob")
 	if b.put("blob") != d {
 		t.Fatal("two digests of the same bytes")
 	}
-	for i, c := range []client{a, b} {
+	for i, c := range []contentClient{a, b} {
 		for _, want := range []codes.Code{codes.OK, codes.NotFound} {
 			if _, err := c.ContentClient.Delete(c.ctx, &api.DeleteContentRequest{Digest: d.String()}); status.Code(err) != want {
 				t.Errorf("got %v, want %s", err, want)

@@ -20,26 +20,26 @@ import (
 	"github.com/stowage/stowage"
 )
 
-// A client speaks the API of content itself, in a namespace.
-type client struct {
+// A contentClient speaks the API of content itself, in a namespace.
+type contentClient struct {
 	api.ContentClient
 	t   *testing.T
 	ctx context.Context
 }
 
-func newClient(t *testing.T, conn grpc.ClientConnInterface, ns string) client {
-	return client{api.NewContentClient(conn), t, namespaces.WithNamespace(t.Context(), ns)}
+func newContentClient(t *testing.T, conn grpc.ClientConnInterface, ns string) contentClient {
+	return contentClient{api.NewContentClient(conn), t, namespaces.WithNamespace(t.Context(), ns)}
 }
 
 // leased is the client under a lease.
-func (c client) leased(id string) client {
+func (c contentClient) leased(id string) contentClient {
 	c.ctx = leases.WithLease(c.ctx, id)
 	return c
 }
 
 // send writes messages to one stream, which ends with the last or with an error, and returns the last
 // answer.
-func (c client) send(list ...*api.WriteContentRequest) (*api.WriteContentResponse, error) {
+func (c contentClient) send(list ...*api.WriteContentRequest) (*api.WriteContentResponse, error) {
 	c.t.Helper()
 	stream, err := c.Write(c.ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c client) send(list ...*api.WriteContentRequest) (*api.WriteContentRespons
 	return last, nil
 }
 
-func (c client) mustSend(list ...*api.WriteContentRequest) *api.WriteContentResponse {
+func (c contentClient) mustSend(list ...*api.WriteContentRequest) *api.WriteContentResponse {
 	c.t.Helper()
 	res, err := c.send(list...)
 	if err != nil {
@@ -75,14 +75,14 @@ func (c client) mustSend(list ...*api.WriteContentRequest) *api.WriteContentResp
 }
 
 // put writes a blob in one message.
-func (c client) put(text string) digest.Digest {
+func (c contentClient) put(text string) digest.Digest {
 	c.t.Helper()
 	res := c.mustSend(&api.WriteContentRequest{Action: api.WriteAction_COMMIT, Ref: "put", Data: []byte(text)})
 	return digest.Digest(res.Digest)
 }
 
 // has tells whether the namespace knows a blob.
-func (c client) has(d digest.Digest) bool {
+func (c contentClient) has(d digest.Digest) bool {
 	c.t.Helper()
 	_, err := c.Info(c.ctx, &api.InfoRequest{Digest: d.String()})
 	if err != nil && status.Code(err) != codes.NotFound {
@@ -92,7 +92,7 @@ func (c client) has(d digest.Digest) bool {
 }
 
 // offset is how much is kept of what is written under ref; negative: nothing is.
-func (c client) offset(ref string) int64 {
+func (c contentClient) offset(ref string) int64 {
 	c.t.Helper()
 	res, err := c.Status(c.ctx, &api.StatusRequest{Ref: ref})
 	if status.Code(err) == codes.NotFound {
@@ -104,7 +104,7 @@ func (c client) offset(ref string) int64 {
 	return res.Status.Offset
 }
 
-func (c client) wantOffset(ref string, want int64) {
+func (c contentClient) wantOffset(ref string, want int64) {
 	c.t.Helper()
 	if got := c.offset(ref); got != want {
 		c.t.Errorf("%d bytes are kept of %s, want %d", got, ref, want)
@@ -124,19 +124,19 @@ func commit(offset, total int64, expected digest.Digest) *api.WriteContentReques
 // What makes no sense gets the code that containerd gives it, and what was written before stays.
 func TestWriteRefused(t *testing.T) {
 	store, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	known := c.put("known")
 	long := commit(4, 0, "")
 	long.Labels = map[string]string{"key": strings.Repeat("v", 5000)}
 	half := write("half", "half", 0)
 	for _, tt := range []struct {
 		name string
-		c    client
+		c    contentClient
 		want codes.Code
 		send []*api.WriteContentRequest
 	}{
-		{"no namespace", client{c.ContentClient, t, t.Context()}, codes.FailedPrecondition, []*api.WriteContentRequest{half}},
-		{"a namespace that leads out", newClient(t, conn, "../.."), codes.InvalidArgument, []*api.WriteContentRequest{half}},
+		{"no namespace", contentClient{c.ContentClient, t, t.Context()}, codes.FailedPrecondition, []*api.WriteContentRequest{half}},
+		{"a namespace that leads out", newContentClient(t, conn, "../.."), codes.InvalidArgument, []*api.WriteContentRequest{half}},
 		{"no ref", c, codes.InvalidArgument, []*api.WriteContentRequest{stat("")}},
 		{"a long ref", c, codes.InvalidArgument, []*api.WriteContentRequest{stat(strings.Repeat("r", 5000))}},
 		{"a lease that is not there", c.leased("none"), codes.NotFound, []*api.WriteContentRequest{half}},
@@ -172,7 +172,7 @@ func TestWriteRefused(t *testing.T) {
 
 func TestWriteOneAtATime(t *testing.T) {
 	_, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	stream, err := c.Write(c.ctx)
 	if err == nil {
 		err = stream.Send(write("ref", "abc", 0))
@@ -186,7 +186,7 @@ func TestWriteOneAtATime(t *testing.T) {
 	if _, err := c.send(stat("ref")); status.Code(err) != codes.Unavailable {
 		t.Errorf("a second writer: got %v, want %s", err, codes.Unavailable)
 	}
-	other := newClient(t, conn, "other")
+	other := newContentClient(t, conn, "other")
 	other.mustSend(write("ref", "in another namespace", 0))
 	c.wantOffset("ref", 3)
 	other.wantOffset("ref", 20)
@@ -222,10 +222,10 @@ func TestWriteOverRestart(t *testing.T) {
 		_, _, conn := serveRoot(t, root, stowage.Options{NoSync: true})
 		open := stat("layer")
 		open.Total, open.Expected = int64(len(first+rest)), whole.String()
-		newClient(t, conn, "ns").mustSend(open, write("", first, 0))
+		newContentClient(t, conn, "ns").mustSend(open, write("", first, 0))
 	})
 	_, _, conn := serveRoot(t, root, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	c.wantOffset("layer", int64(len(first)))
 	res := c.mustSend(stat("layer"))
 	if res.Offset != int64(len(first)) || res.Digest != digest.FromString(first).String() {
@@ -245,7 +245,7 @@ func TestWriteOverRestart(t *testing.T) {
 // A blob that another namespace has need not be sent, and stays while it is asked for.
 func TestWriteShared(t *testing.T) {
 	store, _, conn := serve(t, stowage.Options{NoSync: true})
-	a, b := newClient(t, conn, "a"), newClient(t, conn, "b")
+	a, b := newContentClient(t, conn, "a"), newContentClient(t, conn, "b")
 	d := a.put("shared")
 	open := stat("ref")
 	open.Expected, open.Total = d.String(), 6
@@ -284,7 +284,7 @@ func TestWriteShared(t *testing.T) {
 	}
 
 	// One of another size, and one that the client writes all the same, are written.
-	other := newClient(t, conn, "c")
+	other := newContentClient(t, conn, "c")
 	if res := other.mustSend(&api.WriteContentRequest{Ref: "ref", Expected: d.String(), Total: 7}); res.Offset != 0 {
 		t.Errorf("one of another size begins at %d, want 0", res.Offset)
 	}
@@ -304,7 +304,7 @@ func TestWriteUnderLease(t *testing.T) {
 	if _, err := in.CreateLease(t.Context(), stowage.Lease{ID: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	there := c.put("there")
 	mine := c.leased("mine")
 	mine.mustSend(write("ref", "leased", 0))
@@ -333,7 +333,7 @@ func TestWriteUnderLease(t *testing.T) {
 // Blobs of other algorithms are told so at the beginning.
 func TestWriteSHA512(t *testing.T) {
 	_, _, conn := serve(t, stowage.Options{NoSync: true})
-	c := newClient(t, conn, "ns")
+	c := newContentClient(t, conn, "ns")
 	d := digest.SHA512.FromString("long digest")
 	c.mustSend(&api.WriteContentRequest{Ref: "ref", Expected: d.String()}, write("", "long ", 0))
 	c.mustSend(&api.WriteContentRequest{Ref: "ref", Expected: d.String()}, write("", "digest", 5), commit(11, 0, d))
