@@ -52,6 +52,7 @@ type SnapshotterState struct {
 // When it is interrupted, the report has what was found so far.
 func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, error) {
 	defer s.writing()()
+	began := time.Now()
 	from, err := s.origins(o.From)
 	if err != nil {
 		return nil, err
@@ -74,6 +75,7 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 		Options: doctor.Options{Verify: o.Verify, Repair: o.Repair, Rate: o.Rate, Grace: max(s.grace(), 1), Progress: o.Progress},
 	})
 	report.Findings = append(report.Findings, found...)
+	s.ended(began, Act{Kind: ExamineAct, Err: err, Findings: report.Findings})
 	return report, err
 }
 

@@ -22,6 +22,7 @@ type PruneReport = gc.Report
 // images. Snapshots that were prepared or committed by hand stay. The report is good after an
 // error, too.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
+	began := time.Now()
 	if !o.DryRun {
 		if err := s.cleanMounts(ctx); err != nil {
 			return &PruneReport{}, fmt.Errorf("collect: %w", err)
@@ -38,6 +39,9 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error)
 	}
 	if err != nil {
 		err = fmt.Errorf("collect: %w", err)
+	}
+	if !o.DryRun {
+		s.ended(began, Act{Kind: CollectAct, Err: err, Collected: &r})
 	}
 	return &r, err
 }

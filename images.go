@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -20,6 +21,7 @@ import (
 // stands for. See [transfer.Pull].
 func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*PullResult, error) {
 	defer s.writing()()
+	began := time.Now()
 	r, err := ref.Parse(reference)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
@@ -31,9 +33,15 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 		defer reg.Close()
 	}
 	res, err := transfer.Pull(ctx, s.place(), reg, r, o)
-	if err == nil && !o.OnlyPlan {
+	if o.OnlyPlan {
+		return res, err
+	}
+	a := Act{Kind: PullAct, Err: err}
+	if err == nil {
+		a.Moved, a.Reused = res.Fetched, res.Reused
 		s.brought(ctx, res.Name)
 	}
+	s.ended(began, a)
 	return res, err
 }
 
@@ -52,6 +60,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o Expor
 	inner := transfer.ExportOptions{
 		Choice: o.Choice, Verify: o.Verify, FetchMissing: o.FetchMissing, Registry: s.reg, Progress: o.Progress,
 	}
+	began := time.Now()
 	full := make([]string, 0, len(names))
 	for _, n := range names {
 		img, err := s.find(ctx, n)
@@ -61,7 +70,9 @@ func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o Expor
 		s.touch(ctx, img)
 		full = append(full, img.Name)
 	}
-	return transfer.Export(ctx, s.place(), w, full, inner)
+	err := transfer.Export(ctx, s.place(), w, full, inner)
+	s.ended(began, Act{Kind: ExportAct, Err: err})
+	return err
 }
 
 // ExportFile is [Store.Export] to a file, which gets its name only when it is complete.
@@ -72,19 +83,23 @@ func (s *Store) ExportFile(ctx context.Context, file string, names []string, o E
 // Import reads images from an archive. See [transfer.Import].
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*ImportResult, error) {
 	defer s.writing()()
+	began := time.Now()
 	res, err := transfer.Import(ctx, s.place(), r, o)
-	return s.imported(ctx, res, err)
+	return s.imported(ctx, began, res, err)
 }
 
 // imported ends an import.
-func (s *Store) imported(ctx context.Context, res *ImportResult, err error) (*ImportResult, error) {
+func (s *Store) imported(ctx context.Context, began time.Time, res *ImportResult, err error) (*ImportResult, error) {
+	a := Act{Kind: ImportAct, Err: err}
 	if err == nil {
+		a.Moved, a.Reused = res.Fetched, res.Reused
 		var names []string
 		for _, img := range res.Images {
 			names = append(names, img.Name)
 		}
 		s.brought(ctx, names...)
 	}
+	s.ended(began, a)
 	return res, err
 }
 
@@ -97,13 +112,14 @@ func (s *Store) brought(ctx context.Context, names ...string) {
 // ImportFile is [Store.Import] from a file, or from the folder of an OCI layout.
 func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (res *ImportResult, err error) {
 	defer s.writing()()
+	began := time.Now()
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	if info.IsDir() {
 		res, err := transfer.ImportDir(ctx, s.place(), file, o)
-		return s.imported(ctx, res, err)
+		return s.imported(ctx, began, res, err)
 	}
 	f, err := os.Open(file)
 	if err != nil {

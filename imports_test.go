@@ -87,7 +87,7 @@ var homes = map[string]string{
 	"github.com/erofs/go-erofs":              "", // reads in tests what internal/layer/erofs writes
 	"oras.land/oras-go":                      "internal/registry",
 	"google.golang.org/grpc":                 "internal/server internal/containerd internal/snapshot/proxy cmd/stowage",
-	"github.com/prometheus/client_golang":    "internal/server",
+	"github.com/prometheus/client_golang":    "internal/server/metrics",
 	"go.opentelemetry.io/otel":               "internal/server",
 	"k8s.io/cri-api":                         "internal/server/cri",
 	"github.com/coreos/go-systemd":           "cmd/stowage internal/server",

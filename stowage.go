@@ -51,6 +51,8 @@ type Options struct {
 	Snapshotter string
 	Unpack      UnpackLimits
 	GC          GCOptions
+	// Ended is told of every [Act] when it has ended, by several goroutines at once; nil: nobody is.
+	Ended func(Act)
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 	// Progress is told what [Open] verifies after the machine went down while the store was being
@@ -73,6 +75,7 @@ type Store struct {
 	// nameless is reg without the user name that was given; nil if none was.
 	nameless *registry.Client
 	log      *slog.Logger
+	tell     func(Act) // see [Options]
 
 	snapshotter string
 	unpack      UnpackLimits
@@ -148,7 +151,7 @@ func Open(root string, o Options) (*Store, error) {
 	s := &Store{
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held, mark: written,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
-		content: blobs, reg: registry.New(o.Registry), log: o.Log,
+		content: blobs, reg: registry.New(o.Registry), log: o.Log, tell: o.Ended,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}
 	s.views = &views{of: map[string]*Store{o.Namespace: s}}

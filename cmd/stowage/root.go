@@ -33,6 +33,7 @@ type app struct {
 	conf  *config.Config
 	log   *slog.Logger
 	store *stowage.Store
+	ended func(stowage.Act) // see [stowage.Options]
 }
 
 func (a *app) command() *cobra.Command {
@@ -174,7 +175,7 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
 			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
 		},
-		GC: a.gcOptions(), Context: a.ctx, Progress: stowage.SerialProgress(plain(a.err)),
+		GC: a.gcOptions(), Ended: a.ended, Context: a.ctx, Progress: stowage.SerialProgress(plain(a.err)),
 	})
 	if err != nil {
 		return nil, err

@@ -9,10 +9,11 @@ import (
 
 	"github.com/stowage/stowage/internal/server"
 	"github.com/stowage/stowage/internal/server/cri"
+	"github.com/stowage/stowage/internal/server/metrics"
 )
 
 func serveCommand(a *app) *cobra.Command {
-	var address string
+	var address, metricsAddress string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Be a daemon: offer the store on a socket, in containerd's API",
@@ -22,20 +23,29 @@ the same socket is the image service of Kubernetes, for kubelet and crictl.
 
 SIGTERM and SIGINT end it: it takes no more requests, lets those under way end within the
 grace time, and cancels what is left, which goes on from there when it is asked for again.
-Other stowage commands may work on the same root meanwhile.`,
+Other stowage commands may work on the same root meanwhile.
+
+--metrics answers /metrics in Prometheus' format over HTTP, on HOST:PORT or on a socket, as
+unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		Example: "  stowage serve\n  stowage serve --root /srv/images --address /run/images.sock",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&address, "address", "", "socket to listen on (STOWAGE_ADDRESS; default /run/stowage/stowage.sock)")
+	cmd.Flags().StringVar(&metricsAddress, "metrics", "", "HOST:PORT, or unix: and a socket, to answer metrics on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		ctx, conf := cmd.Context(), &a.conf.Server
 		if address != "" {
 			conf.Address = address
 		}
+		if metricsAddress != "" {
+			conf.Metrics = metricsAddress
+		}
 		ro, err := a.registry(&registryFlags{})
 		if err != nil {
 			return err
 		}
+		counted := metrics.New(version)
+		a.ended = counted.Ended
 		s, err := a.open(ro)
 		if err != nil {
 			return err
@@ -49,6 +59,12 @@ Other stowage commands may work on the same root meanwhile.`,
 		if err != nil {
 			return err
 		}
+		var debug net.Listener
+		if conf.Metrics != "" {
+			if debug, err = server.ListenMetrics(ctx, conf.Metrics, conf.Group); err != nil {
+				return errors.Join(err, l.Close())
+			}
+		}
 		a.log.Info("the daemon is ready", "root", s.Root(), "address", conf.Address, "version", version)
 		return server.Serve(ctx, s, []net.Listener{l}, server.Options{
 			Version: version, Grace: time.Duration(conf.Grace), Log: a.log,
@@ -56,6 +72,7 @@ Other stowage commands may work on the same root meanwhile.`,
 				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
 			},
 			Collect: time.Duration(a.conf.GC.Schedule), Examine: time.Duration(a.conf.Doctor.Schedule),
+			Metrics: counted, Debug: debug,
 		})
 	}
 	return cmd

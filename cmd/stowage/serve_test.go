@@ -2,6 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,7 +44,7 @@ func (r *rig) serve(flags ...string) *served {
 		}
 	})
 	s := &served{rig: r, address: filepath.Join(dir, "s"), log: new(bytes.Buffer)}
-	s.cmd = r.command(append([]string{"serve", "--address", s.address}, flags...)...)
+	s.cmd = r.command(append([]string{"serve", "--address", s.address, "--metrics", "unix:" + s.address + "m"}, flags...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		r.t.Fatal(err)
@@ -65,6 +70,26 @@ func (r *rig) serve(flags ...string) *served {
 	return s
 }
 
+// get asks the daemon over HTTP, where its metrics and profiles are.
+func (s *served) get(path string) string {
+	s.rig.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", s.address+"m")
+	}}}
+	res, err := client.Get("http://stowage" + path)
+	if err != nil {
+		s.rig.t.Fatal(err)
+	}
+	b, err := io.ReadAll(res.Body)
+	if err := errors.Join(err, res.Body.Close()); err != nil {
+		s.rig.t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		s.rig.t.Fatalf("%s: %s: %s", path, res.Status, b)
+	}
+	return string(b)
+}
+
 // stop sends a signal and returns the exit status; -1: killed.
 func (s *served) stop(sig syscall.Signal) int {
 	s.rig.t.Helper()
@@ -83,6 +108,9 @@ func TestServe(t *testing.T) {
 	r.push("app", "1", 20_000)
 	s := r.serve()
 	r.must("pull", "-q", r.host+"/app:1")
+	if got := s.get("/metrics"); !strings.Contains(got, `stowage_requests_total{code="OK",method="/containerd.services.version.v1.Version/Version"} 1`) {
+		t.Errorf("metrics:\n%s", got)
+	}
 	if status := s.stop(syscall.SIGTERM); status != 0 {
 		t.Errorf("status %d after SIGTERM: %s", status, s.log)
 	}

@@ -14,6 +14,8 @@ type Server struct {
 	Address string `toml:"address"`
 	// Group may use the socket besides its owner, by name or number; empty: the group of the daemon.
 	Group string `toml:"group"`
+	// Metrics is host:port, or unix: and the name of a socket, where metrics are answered; empty: nowhere.
+	Metrics string `toml:"metrics"`
 	// Grace is for how long transfers may go on when the daemon is told to end.
 	Grace Duration `toml:"grace"`
 }

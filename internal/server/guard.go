@@ -38,7 +38,7 @@ func (d *daemon) outer() []grpc.ServerOption {
 
 // request runs one request.
 func (d *daemon) request(ctx context.Context, method string, run func() error) error {
-	began := time.Now()
+	began, ended := time.Now(), d.Metrics.Began(method)
 	var err error
 	select {
 	case d.slots <- struct{}{}:
@@ -48,6 +48,7 @@ func (d *daemon) request(ctx context.Context, method string, run func() error) e
 		err = status.Errorf(codes.ResourceExhausted, "%d requests are under way already", cap(d.slots))
 	}
 	code, level := status.Code(err), slog.LevelDebug
+	ended(code.String())
 	switch code {
 	case codes.Internal, codes.Unknown, codes.DataLoss, codes.ResourceExhausted:
 		level = slog.LevelWarn // whoever runs the daemon should know

@@ -18,6 +18,7 @@ import (
 	"github.com/stowage/stowage"
 	"github.com/stowage/stowage/internal/server/containerd"
 	"github.com/stowage/stowage/internal/server/cri"
+	"github.com/stowage/stowage/internal/server/metrics"
 )
 
 // maxMessage bounds one message either way, in bytes: as containerd has it, whose clients split what
@@ -35,6 +36,9 @@ type Options struct {
 	// Collect and Examine are how long it is from one collection, and from one search for damage that
 	// reads no blob whole, to the next; 0: never.
 	Collect, Examine time.Duration
+	// Metrics are counted here, and answered on Debug, if that is not nil; nil: nobody wants to see them.
+	Metrics *metrics.Metrics
+	Debug   net.Listener
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
@@ -49,8 +53,10 @@ func Serve(ctx context.Context, store *stowage.Store, listeners []net.Listener, 
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
 	kubernetes, err := cri.New(store, d.CRI)
 	if err != nil {
-		for _, l := range listeners {
-			err = errors.Join(err, l.Close())
+		for _, l := range append(listeners, o.Debug) {
+			if l != nil {
+				err = errors.Join(err, l.Close())
+			}
 		}
 		return err
 	}
@@ -77,6 +83,9 @@ func newDaemon(o Options) *daemon {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Metrics == nil {
+		o.Metrics = metrics.New(o.Version)
+	}
 	d := &daemon{Options: o, health: health.NewServer(), ends: make(chan struct{}), slots: make(chan struct{}, maxRequests)}
 	d.grpc = grpc.NewServer(slices.Concat([]grpc.ServerOption{
 		grpc.Creds(keepDoor(nil, o.Log)),
@@ -97,6 +106,9 @@ func (d *daemon) run(ctx context.Context, listeners []net.Listener, beside ...fu
 			do(ctx)
 			return nil
 		})
+	}
+	if d.Debug != nil {
+		work.Go(func() error { return d.debug(ctx, d.Debug) })
 	}
 	for _, l := range listeners {
 		work.Go(func() error {
