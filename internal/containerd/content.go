@@ -19,15 +19,24 @@ import (
 	"github.com/stowage/stowage/internal/content"
 )
 
-// Info implements [content.Store]. It is what the peer's records say: whether the bytes are there is
-// found out by Open.
+// Info implements [content.Store]. A record whose bytes are gone is [errdefs.ErrNotFound]: containerd
+// itself does not look.
 func (c *Client) Info(ctx context.Context, d digest.Digest) (content.Info, error) {
-	if err := content.Validate(d); err != nil {
+	r, err := c.open(ctx, d, 1)
+	if err != nil {
 		return content.Info{}, fmt.Errorf("look up blob %s: %w", d, err)
+	}
+	return r.info, nil
+}
+
+// record is what the peer's records say of a blob.
+func (c *Client) record(ctx context.Context, d digest.Digest) (content.Info, error) {
+	if err := content.Validate(d); err != nil {
+		return content.Info{}, err
 	}
 	r, err := c.blobs.Info(ctx, &contentapi.InfoRequest{Digest: d.String()})
 	if err != nil {
-		return content.Info{}, fmt.Errorf("look up blob %s: %w", d, native(err))
+		return content.Info{}, native(err)
 	}
 	return infoOf(r.Info), nil
 }
@@ -43,13 +52,22 @@ const firstRead = 64 << 10
 // Open implements [content.Store]. Of a blob that is deleted while it is read, no more than its first
 // 64 KiB can be counted on.
 func (c *Client) Open(ctx context.Context, d digest.Digest) (content.Reader, error) {
-	info, err := c.Info(ctx, d)
+	r, err := c.open(ctx, d, firstRead)
 	if err != nil {
-		return nil, fmt.Errorf("open blob: %w", err)
-	}
-	r := &reader{c: c, d: d, size: info.Size}
-	if r.first, err = r.read(ctx, make([]byte, min(firstRead, info.Size)), 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("open blob %s: %w", d, err)
+	}
+	return r, nil
+}
+
+// open reads at most first bytes.
+func (c *Client) open(ctx context.Context, d digest.Digest, first int64) (*reader, error) {
+	info, err := c.record(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{c: c, d: d, info: info}
+	if r.first, err = r.read(ctx, make([]byte, min(first, info.Size)), 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
 	}
 	return r, nil
 }
@@ -58,16 +76,16 @@ func (c *Client) Open(ctx context.Context, d digest.Digest) (content.Reader, err
 type reader struct {
 	c     *Client
 	d     digest.Digest
-	size  int64
+	info  content.Info
 	first []byte
 }
 
-func (r *reader) Size() int64  { return r.size }
+func (r *reader) Size() int64  { return r.info.Size }
 func (r *reader) Close() error { return nil }
 
 // ReadAt implements [io.ReaderAt].
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
-	if off >= 0 && off+int64(len(p)) <= int64(len(r.first)) || r.size == int64(len(r.first)) {
+	if off >= 0 && off+int64(len(p)) <= int64(len(r.first)) || r.info.Size == int64(len(r.first)) {
 		return bytes.NewReader(r.first).ReadAt(p, off)
 	}
 	if off < 0 {
@@ -82,7 +100,7 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 
 // read fills p with what is at off, and returns what of it there was; less than all with [io.EOF].
 func (r *reader) read(ctx context.Context, p []byte, off int64) ([]byte, error) {
-	if off >= r.size && r.size > 0 {
+	if off >= r.info.Size && r.info.Size > 0 {
 		return nil, io.EOF
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -154,7 +172,7 @@ func (c *Client) lost(ctx context.Context, d digest.Digest, err error) bool {
 	if !errdefs.IsNotFound(err) {
 		return false
 	}
-	_, err = c.Info(ctx, d)
+	_, err = c.record(ctx, d)
 	return err == nil
 }
 
@@ -174,15 +192,17 @@ func (c *Client) setAside(ctx context.Context, r content.Reader, d digest.Digest
 	return name, errors.Join(err, f.Sync(), f.Close(), ctx.Err())
 }
 
-// Blobs implements [content.Store].
+// Blobs implements [content.Store]. Records whose bytes are gone are passed over.
 func (c *Client) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
 	return func(yield func(content.Info, error) bool) {
-		for i, err := range c.infos(ctx) {
-			if err != nil {
-				yield(content.Info{}, err)
-				return
+		for d, err := range c.Digests(ctx) {
+			var info content.Info
+			if err == nil {
+				if info, err = c.Info(ctx, d); errdefs.IsNotFound(err) {
+					continue
+				}
 			}
-			if !yield(infoOf(i), nil) {
+			if !yield(info, err) || err != nil {
 				return
 			}
 		}

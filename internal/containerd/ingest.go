@@ -62,6 +62,15 @@ func (c *Client) begin(ctx context.Context, key string, want content.Want) (*ing
 			return in, nil
 		}
 		c.freeKey(in)
+		if errdefs.IsAlreadyExists(err) {
+			dropped, dropErr := c.dropEmpty(ctx, want.Digest)
+			if dropErr != nil {
+				return nil, dropErr
+			}
+			if dropped {
+				continue
+			}
+		}
 		if !want.Wait || !c.locked(err) {
 			return nil, err
 		}
@@ -71,6 +80,18 @@ func (c *Client) begin(ctx context.Context, key string, want content.Want) (*ing
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// dropEmpty removes a record whose bytes are gone, which would keep the blob from being written.
+func (c *Client) dropEmpty(ctx context.Context, d digest.Digest) (dropped bool, err error) {
+	_, err = c.Info(ctx, d)
+	if !c.lost(ctx, d, err) {
+		return false, nil
+	}
+	if err := c.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
+		return false, err
+	}
+	return true, nil
 }
 
 // takeKey makes in the one writer in this process, so that only one of it asks the peer for its lock.
