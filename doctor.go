@@ -57,7 +57,22 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 	if err != nil {
 		return nil, err
 	}
+	look := func(ctx context.Context, s *Store) ([]Finding, error) {
+		return doctor.Run(ctx, doctor.Exam{
+			Root: s.root, Namespace: s.ns, Content: s.content, Meta: s.meta,
+			Snapshotters: s.allSnapshotters, Rebuild: s.rebuild, Unpack: s.unpackAgain, Plain: s.extractor().Plain,
+			Refetch: func(ctx context.Context, want []Descriptor) (map[Digest]error, error) {
+				return s.refetch(ctx, want, from, o.Progress)
+			},
+			Options: doctor.Options{Verify: o.Verify, Repair: o.Repair, Rate: o.Rate, Grace: max(s.grace(), 1), Progress: o.Progress},
+		})
+	}
 	report := &DoctorReport{Findings: []Finding{}}
+	if s.peer != nil {
+		found, err := s.examinePeer(ctx, o, look)
+		report.Findings = append(report.Findings, found...)
+		return report, err
+	}
 	best, bestErr := s.Snapshotter("")
 	for _, name := range snapshotters {
 		state := SnapshotterState{Name: name, Default: bestErr == nil && name == best.Name()}
@@ -66,14 +81,7 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 		}
 		report.Snapshotters = append(report.Snapshotters, state)
 	}
-	found, err := doctor.Run(ctx, doctor.Exam{
-		Root: s.root, Namespace: s.ns, Content: s.content, Meta: s.meta,
-		Snapshotters: s.allSnapshotters, Rebuild: s.rebuild, Unpack: s.unpackAgain, Plain: s.extractor().Plain,
-		Refetch: func(ctx context.Context, want []Descriptor) (map[Digest]error, error) {
-			return s.refetch(ctx, want, from, o.Progress)
-		},
-		Options: doctor.Options{Verify: o.Verify, Repair: o.Repair, Rate: o.Rate, Grace: max(s.grace(), 1), Progress: o.Progress},
-	})
+	found, err := look(ctx, s)
 	report.Findings = append(report.Findings, found...)
 	s.ended(began, Act{Kind: ExamineAct, Err: err, Findings: report.Findings})
 	return report, err
@@ -81,6 +89,9 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 
 // allSnapshotters opens those that have folders here, in each namespace.
 func (s *Store) allSnapshotters(ctx context.Context) (list []*snapshot.Store, err error) {
+	if s.peer != nil {
+		return nil, nil // their folders are the peer's
+	}
 	namespaces, err := s.meta.Namespaces(ctx)
 	if err != nil {
 		return nil, err

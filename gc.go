@@ -23,6 +23,9 @@ type PruneReport = gc.Report
 // error, too.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	began := time.Now()
+	if s.peer != nil {
+		return s.prunePeer(ctx, o)
+	}
 	if !o.DryRun {
 		if err := s.cleanMounts(ctx); err != nil {
 			return &PruneReport{}, fmt.Errorf("collect: %w", err)

@@ -58,6 +58,9 @@ func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r co
 // Evict gives up the packed layers of images that are unpacked and not pinned, if they can be fetched
 // again from where they came from; the images are lazy then. See [gc.Evict].
 func (s *Store) Evict(ctx context.Context, o EvictOptions) (*Eviction, error) {
+	if err := s.owned("evict"); err != nil {
+		return nil, err
+	}
 	e, err := gc.Evict(ctx, s.collected(), o)
 	if err != nil {
 		err = fmt.Errorf("evict: %w", err)

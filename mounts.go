@@ -268,6 +268,9 @@ func (s *Store) unmountOf(ctx context.Context, snapshotter, name string, remove 
 // cleanMounts removes what mounts have left: those of a process that was killed half-way, and
 // views of before the last boot.
 func (s *Store) cleanMounts(ctx context.Context) error {
+	if s.peer != nil {
+		return nil // they are the peer's to clean
+	}
 	list, err := s.meta.Snapshotters(ctx, s.ns)
 	if err != nil {
 		return err

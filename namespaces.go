@@ -11,6 +11,11 @@ func (s *Store) In(ns string) (*Store, error) {
 	if err := metadata.CheckNamespace(ns); err != nil {
 		return nil, err
 	}
+	if ns != s.ns {
+		if err := s.owned("work in another namespace"); err != nil {
+			return nil, err
+		}
+	}
 	return s.in(ns), nil
 }
 

@@ -73,6 +73,9 @@ func CheckSnapshotter(name string) error {
 
 // Snapshotter opens a snapshotter by name; an empty one is the best that works here.
 func (s *Store) Snapshotter(name string) (*Snapshotter, error) {
+	if err := s.owned("open snapshotter"); err != nil {
+		return nil, err
+	}
 	name, err := snapshotterName(name)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,8 @@ type Options struct {
 	GC          GCOptions
 	// Ended is told of every [Act] when it has ended, by several goroutines at once; nil: nobody is.
 	Ended func(Act)
+	// Quarantine is the folder where a repair by way of [Connect] puts the bytes of wrong blobs.
+	Quarantine string
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 	// Progress is told what [Open] verifies after the machine went down while the store was being
@@ -76,6 +78,7 @@ type Store struct {
 	nameless *registry.Client
 	log      *slog.Logger
 	tell     func(Act) // see [Options]
+	peer     *peer     // whose the content is; nil: it is in root
 
 	snapshotter string
 	unpack      UnpackLimits
@@ -196,11 +199,14 @@ func (s *Store) Close() error {
 	if s.nameless != nil {
 		s.nameless.Close()
 	}
+	if s.peer != nil {
+		return s.disconnect()
+	}
 	s.writing()() // what wrote outside of any operation has ended
 	return s.db.Close()
 }
 
-// Root is the folder of the store.
+// Root is the folder of the store. One that is connected has none but for what it needs while it is.
 func (s *Store) Root() string { return s.root }
 
 // Namespace is the one that the store was opened on.

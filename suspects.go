@@ -52,6 +52,14 @@ func (s *Store) distrust(o Options) error {
 func (s *Store) Writing() (end func()) { return s.writing() }
 
 func (s *Store) writing() (end func()) {
+	if s.peer != nil {
+		end := s.peer.Act()
+		return func() {
+			if err := end(context.Background()); err != nil {
+				s.log.Warn("the lease of an operation stays until it expires", "reason", err)
+			}
+		}
+	}
 	s.mark.Enter()
 	return func() {
 		// A mark that stays costs a verification, should the machine go down.

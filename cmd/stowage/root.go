@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type app struct {
 	streams bool // standard output is for bytes that are worth nothing in part
 
 	file, root, namespace, sync   string
+	address                       string
 	progress, logLevel, logFormat string
 
 	ctx   context.Context // of the command
@@ -61,6 +63,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 	})
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.root, "root", "", "folder of the store (STOWAGE_ROOT; default /var/lib/stowage as root, $XDG_DATA_HOME/stowage otherwise)")
+	f.StringVar(&a.address, "address", "", "containerd-compatible `SOCKET` to work on in place of a folder (STOWAGE_ADDRESS, then CONTAINERD_ADDRESS)")
 	f.StringVarP(&a.namespace, "namespace", "n", "", "namespace (STOWAGE_NAMESPACE, then CONTAINERD_NAMESPACE; default \"default\")")
 	f.StringVar(&a.file, "config", "", "configuration file (STOWAGE_CONFIG; default "+config.DefaultFile+", which may be absent)")
 	f.StringVar(&a.progress, "progress", "auto", "auto, bars, plain, json or none; on standard error")
@@ -157,7 +160,14 @@ func (a *app) setup(cmd *cobra.Command) error {
 			*to = flag
 		}
 	}
+	if a.root != "" && a.address != "" {
+		return usagef("--root names a folder and --address a socket: choose one")
+	}
+	if a.root != "" {
+		c.Address = "" // which the environment names
+	}
 	set(&c.Root, a.root)
+	set(&c.Address, a.address)
 	set(&c.Namespace, a.namespace)
 	set(&c.Sync, a.sync)
 	if c.Sync != "full" && c.Sync != "none" {
@@ -169,14 +179,22 @@ func (a *app) setup(cmd *cobra.Command) error {
 
 // open opens the store. r says how registries are reached.
 func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
-	s, err := stowage.Open(a.conf.Root, stowage.Options{
+	o := stowage.Options{
 		Namespace: a.conf.Namespace, NoSync: a.conf.Sync == "none", Registry: r, Log: a.log,
 		Snapshotter: a.conf.Snapshotter, Unpack: stowage.UnpackLimits{
 			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
 			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
 		},
 		GC: a.gcOptions(), Ended: a.ended, Context: a.ctx, Progress: stowage.SerialProgress(plain(a.err)),
-	})
+		Quarantine: filepath.Join(a.conf.Root, "quarantine"),
+	}
+	var s *stowage.Store
+	var err error
+	if a.conf.Address != "" {
+		s, err = stowage.Connect(a.conf.Address, o)
+	} else {
+		s, err = stowage.Open(a.conf.Root, o)
+	}
 	if err != nil {
 		return nil, err
 	}

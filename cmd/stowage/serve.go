@@ -46,6 +46,7 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		}
 		counted := metrics.New(version)
 		a.ended = counted.Ended
+		a.conf.Address = "" // what it offers is in the root
 		s, err := a.open(ro)
 		if err != nil {
 			return err

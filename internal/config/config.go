@@ -28,6 +28,8 @@ const maxFile = 1 << 20
 type Config struct {
 	// Root is the folder of the embedded store.
 	Root string `toml:"root"`
+	// Address is a socket whose content commands work on instead of Root; empty: Root.
+	Address string `toml:"-"`
 	// Namespace is the one that commands work in.
 	Namespace string `toml:"namespace"`
 	// Sync is full or none: whether bytes are forced to stable storage.
@@ -99,6 +101,7 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	if v := first("STOWAGE_ROOT"); v != "" {
 		c.Root = v
 	}
+	c.Address = first("STOWAGE_ADDRESS", "CONTAINERD_ADDRESS")
 	if v := first("STOWAGE_NAMESPACE", "CONTAINERD_NAMESPACE"); v != "" {
 		c.Namespace = v
 	}

@@ -63,6 +63,20 @@ func TestLoadDefaults(t *testing.T) {
 	}
 }
 
+func TestLoadAddress(t *testing.T) {
+	file := write(t, "")
+	for want, pairs := range map[string][]string{
+		"":   nil,
+		"/s": {"STOWAGE_ADDRESS", "/s", "CONTAINERD_ADDRESS", "/c"},
+		"/c": {"CONTAINERD_ADDRESS", "/c"},
+	} {
+		c, err := Load(file, env(append(pairs, "HOME", "/h")...), 0)
+		if err != nil || c.Address != want {
+			t.Errorf("%v: got %q, %v, want %q", pairs, c.Address, err, want)
+		}
+	}
+}
+
 func TestLoadOrder(t *testing.T) {
 	file := write(t, "root = '/srv/images'\nnamespace = 'ci'\nsync = 'none'\nhosts_dirs = ['/h']\nmax_concurrent = 2\n")
 	c, err := Load("", env("STOWAGE_CONFIG", file, "CONTAINERD_NAMESPACE", "k8s.io", "XDG_DATA_HOME", "/data"), 1000)
