@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/layer"
+	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/mount"
 	"github.com/stowage/stowage/internal/snapshot"
 	"github.com/stowage/stowage/internal/snapshot/erofs"
@@ -55,11 +57,9 @@ func (s *Store) reportsLosses() bool {
 
 // snapshotterName resolves the names that containerd and others have for drivers.
 func snapshotterName(name string) (string, error) {
-	switch name {
-	case "", "overlay", "erofs", "native":
+	name = metadata.SnapshotterName(name)
+	if name == "" || slices.Contains(snapshotters[:], name) {
 		return name, nil
-	case "overlayfs", "overlay2":
-		return "overlay", nil
 	}
 	return "", fmt.Errorf("snapshotter %q: want overlay, erofs or native: %w", name, errdefs.ErrInvalidArgument)
 }

@@ -66,6 +66,7 @@ func TestCollectionLabels(t *testing.T) {
 		{name: "two of an image", image: map[string]string{gcLabel + "ref.content.x": d("a"), gcLabel + "ref.content/y": d("b")}, want: "a b"},
 		{name: "snapshot of an image", image: map[string]string{gcLabel + "ref.snapshot.overlay": chain("x")}, want: "snapshot"},
 		{name: "one of several snapshots", image: map[string]string{gcLabel + "ref.snapshot.overlay/1": chain("x")}, want: "snapshot"},
+		{name: "by containerd's name", image: map[string]string{gcLabel + "ref.snapshot.overlayfs/1": chain("x")}, want: "snapshot"},
 		{name: "of another snapshotter", image: map[string]string{gcLabel + "ref.snapshot.overlay.1": chain("x")}},
 		{name: "no digest", image: map[string]string{gcLabel + "ref.content": "sha256:a"}},
 		{name: "another kind", image: map[string]string{gcLabel + "ref.contents": d("a")}},

@@ -83,7 +83,7 @@ func namedBy(ns, kind, value string) []byte {
 		if checkIdentifier("snapshotter", snapshotter) != nil || checkSnapshotKey(value) != nil {
 			return nil
 		}
-		return snapshotKey(ns, snapshotter, value)
+		return snapshotKey(ns, SnapshotterName(snapshotter), value)
 	}
 	if i := strings.IndexAny(kind, "./"); i >= 0 {
 		kind = kind[:i]

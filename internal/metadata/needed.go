@@ -287,6 +287,10 @@ func (s *search) aboveSnapshot(n node, f func(node, link) bool) (root string, er
 		return "its row is damaged", nil
 	case err != nil:
 		return "", err
+	case !row.Expires.IsZero():
+		if s.now.Before(row.Expires) {
+			return "made lately", nil
+		}
 	case row.Kind != Committed:
 		return row.Kind.String(), nil
 	case row.DiffID == "":

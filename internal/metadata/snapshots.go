@@ -36,6 +36,10 @@ type Snapshot struct {
 	Labels    map[string]string `json:"labels,omitempty"`
 	CreatedAt time.Time         `json:"createdAt"`
 	UpdatedAt time.Time         `json:"updatedAt"`
+	// Expires is set for one that a client of the daemon made, as containerd has them: from then on
+	// only leases, labels, what stands on it and images keep it, whatever its kind. Zero: those that
+	// are not the unpacked layers of an image stay until somebody removes them.
+	Expires time.Time `json:"expires,omitzero"`
 
 	// Folder is where the snapshotter keeps what this one adds to its parent. Snapshots of one
 	// layer share a folder. Empty: nowhere, because the layer is lazy.
@@ -80,6 +84,15 @@ type Unpacked struct {
 	Snapshotter string
 	Layers      []UnpackedLayer // those that can be shared
 	Snapshots   []Snapshot      // committed
+}
+
+// SnapshotterName is the name by which rows know a snapshotter that containerd and others call otherwise.
+func SnapshotterName(name string) string {
+	switch name {
+	case "overlayfs", "overlay2":
+		return "overlay"
+	}
+	return name
 }
 
 func snapshotKey(ns, snapshotter, name string) []byte {
@@ -315,14 +328,19 @@ func (s *Store) CommitSnapshot(ctx context.Context, ns, snapshotter, name, key s
 
 // LabelSnapshot sets labels; an empty value removes one.
 func (s *Store) LabelSnapshot(ctx context.Context, ns, snapshotter, key string, labels map[string]string) (row Snapshot, err error) {
-	if err := checkLabels(labels); err != nil {
-		return Snapshot{}, err
-	}
+	return s.RelabelSnapshot(ctx, ns, snapshotter, key, func(old map[string]string) map[string]string { return merge(old, labels) })
+}
+
+// RelabelSnapshot gives a snapshot the labels that f makes of those that it has, and must not change.
+func (s *Store) RelabelSnapshot(ctx context.Context, ns, snapshotter, key string, f func(map[string]string) map[string]string) (row Snapshot, err error) {
 	err = s.update(ctx, func(c change) error {
 		if row, err = c.snapshot(ns, snapshotter, key); err != nil {
 			return err
 		}
-		labels := merge(row.Labels, labels)
+		labels := f(row.Labels)
+		if err := checkLabels(labels); err != nil {
+			return err
+		}
 		if maps.Equal(labels, row.Labels) {
 			return nil
 		}

@@ -439,6 +439,32 @@ func TestSweepKeepsWhatIsNamed(t *testing.T) {
 	wantFolders(t, s, overlay)
 }
 
+// What clients of a daemon made goes when its time is over, whatever its kind, unless something keeps it.
+func TestSweepExpired(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	add := func(row metadata.Snapshot) {
+		row.Folder = row.Key
+		must(t, s.AddSnapshot(ctx, ns, overlay, row))
+	}
+	then, later := time.Now().Add(-time.Second), time.Now().Add(time.Hour)
+	add(metadata.Snapshot{Key: "below", Kind: metadata.Committed, Expires: then})
+	add(metadata.Snapshot{Key: "stands", Kind: metadata.Active, Parent: "below", Expires: later})
+	add(metadata.Snapshot{Key: "layer", Kind: metadata.Committed, DiffID: desc("l").Digest, Expires: later})
+	add(metadata.Snapshot{Key: "looked", Kind: metadata.View, Parent: "below", Expires: then})
+	add(metadata.Snapshot{Key: "leased", Kind: metadata.Active, Expires: then})
+	add(metadata.Snapshot{Key: "labelled", Kind: metadata.Active, Expires: then, Labels: map[string]string{"containerd.io/gc.root": "x"}})
+	add(metadata.Snapshot{Key: "work", Kind: metadata.Active, Expires: then})
+	add(metadata.Snapshot{Key: "ours", Kind: metadata.Active})
+	_, err := s.CreateLease(ctx, ns, metadata.Lease{ID: "l", Snapshots: []metadata.SnapshotRef{{Snapshotter: overlay, Key: "leased"}}})
+	must(t, err)
+	swept(t, s)
+	wantSnapshots(t, s, ns, overlay, "below", "stands", "layer", "leased", "labelled", "ours")
+	must(t, s.DeleteLease(ctx, ns, "l"))
+	must(t, s.CommitSnapshot(ctx, ns, overlay, "done", "stands", func(row *metadata.Snapshot) { row.Expires = then }))
+	swept(t, s)
+	wantSnapshots(t, s, ns, overlay, "layer", "labelled", "ours")
+}
+
 // A running operation keeps the stacks and the layers that it holds, with no image yet.
 func TestSweepHeld(t *testing.T) {
 	s, ctx := newStore(t), t.Context()
