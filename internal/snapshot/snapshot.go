@@ -101,6 +101,14 @@ type Driver interface {
 	Audit(ctx context.Context, chain []string) error
 }
 
+// A Binder is a Driver some of whose mounts other programs cannot make.
+type Binder interface {
+	Driver
+	// Bind is Mounts in kinds that every program can make: the rest is mounted within the folder,
+	// until Release.
+	Bind(ctx context.Context, folder string, chain []string, kind Kind) ([]mount.Mount, error)
+}
+
 // A Remote is a Driver that may have a layer already, somewhere else, and then does not want it
 // downloaded.
 type Remote interface {

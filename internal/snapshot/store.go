@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/mount"
@@ -156,20 +157,21 @@ func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 	return s.driver.Usage(ctx, s.Path(row.Folder))
 }
 
-// Prepare makes an active snapshot called key on a committed one, or on nothing, and View one
-// that is only looked at. Should it fail, nothing is left of it. Errors:
-// [errdefs.ErrAlreadyExists]; [errdefs.ErrNotFound] for a parent that is not there;
-// [errdefs.ErrFailedPrecondition] for one that is not committed.
+// Prepare makes an active snapshot called key on a committed one, or on nothing. See [Store.Make].
 func (s *Store) Prepare(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error) {
-	return s.make(ctx, Snapshot{Key: key, Parent: parent, Labels: labels, Kind: Active})
+	return s.Make(ctx, Snapshot{Key: key, Parent: parent, Labels: labels, Kind: Active})
 }
 
 // View is [Store.Prepare] for looking only.
 func (s *Store) View(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error) {
-	return s.make(ctx, Snapshot{Key: key, Parent: parent, Labels: labels, Kind: View})
+	return s.Make(ctx, Snapshot{Key: key, Parent: parent, Labels: labels, Kind: View})
 }
 
-func (s *Store) make(ctx context.Context, row Snapshot) (mounts []mount.Mount, err error) {
+// Make makes an active snapshot or a view of which row says the key, the kind, the parent, the labels
+// and how long it is kept for its own sake. Should it fail, nothing is left of it. Errors:
+// [errdefs.ErrAlreadyExists]; [errdefs.ErrNotFound] for a parent that is not there;
+// [errdefs.ErrFailedPrecondition] for one that is not committed.
+func (s *Store) Make(ctx context.Context, row Snapshot) (mounts []mount.Mount, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s snapshot %s: %w", map[Kind]string{Active: "prepare", View: "view"}[row.Kind], row.Key, err)
@@ -254,18 +256,39 @@ func (s *Store) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
 	return s.driver.Mounts(ctx, folder, below, row.Kind)
 }
 
-// Commit makes the active snapshot key into the committed one called name, with these labels and
-// none of the active one's. Its files are durable when it returns. After an error it is still
-// active. Errors: [errdefs.ErrAlreadyExists]; [errdefs.ErrFailedPrecondition] when key is not
-// active, or is mounted.
+// Bind is [Store.Mounts] for other programs: it gives none that only this one can make, if the
+// driver is a [Binder].
+func (s *Store) Bind(ctx context.Context, key string) ([]mount.Mount, error) {
+	row, folder, below, err := s.parts(ctx, key)
+	driver, ok := s.driver.(Binder)
+	if err != nil || !ok || row.Kind == Committed {
+		return s.Mounts(ctx, key)
+	}
+	return driver.Bind(ctx, folder, below, row.Kind)
+}
+
+// Commit is [Store.CommitAs] for one that is kept until it is removed.
 func (s *Store) Commit(ctx context.Context, name, key string, labels map[string]string) error {
+	return s.CommitAs(ctx, key, Snapshot{Key: name, Labels: labels})
+}
+
+// CommitAs makes the active snapshot key into a committed one of which as says the name, the labels,
+// with none of the active one's, and how long it is kept for its own sake. Its files are durable when
+// it returns. After an error it is still active. Errors: [errdefs.ErrAlreadyExists];
+// [errdefs.ErrFailedPrecondition] when key is not active, or is mounted.
+func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err error) {
+	lock, err := s.lockFilled(ctx, key)
+	if err != nil {
+		return fmt.Errorf("commit snapshot %s: %w", key, err)
+	}
+	defer func() { err = errors.Join(err, release(lock)) }()
 	row, folder, below, err := s.parts(ctx, key)
 	if err == nil && row.Kind != Active {
 		err = fmt.Errorf("it is %s, not active: %w", row.Kind, errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {
-		if _, statErr := s.Stat(ctx, name); statErr == nil {
-			err = fmt.Errorf("%s: %w", name, errdefs.ErrAlreadyExists)
+		if _, statErr := s.Stat(ctx, as.Key); statErr == nil {
+			err = fmt.Errorf("%s: %w", as.Key, errdefs.ErrAlreadyExists)
 		} else if !errdefs.IsNotFound(statErr) {
 			err = statErr
 		}
@@ -284,17 +307,31 @@ func (s *Store) Commit(ctx context.Context, name, key string, labels map[string]
 		err = s.Sync()
 	}
 	if err == nil {
-		err = s.meta.CommitSnapshot(ctx, s.ns, s.name, name, key, func(row *Snapshot) {
-			row.Size, row.Inodes, row.Labels = usage.Size, usage.Inodes, labels
+		err = s.meta.CommitSnapshot(ctx, s.ns, s.name, as.Key, key, func(row *Snapshot) {
+			row.Size, row.Inodes, row.Labels, row.Expires = usage.Size, usage.Inodes, as.Labels, as.Expires
 		})
 	}
 	if err != nil {
 		return fmt.Errorf("commit snapshot %s: %w", key, err)
 	}
 	if err := s.driver.Tidy(ctx, folder); err != nil { // it is committed all the same
-		s.log.Warn("a committed snapshot takes more space than it needs", "snapshotter", s.name, "key", name, "reason", err)
+		s.log.Warn("a committed snapshot takes more space than it needs", "snapshotter", s.name, "key", as.Key, "reason", err)
 	}
 	return nil
+}
+
+// lockFilled locks the folder of an active snapshot, so that one at a time makes it a committed one, and
+// nobody sweeps it meanwhile.
+func (s *Store) lockFilled(ctx context.Context, key string) (*os.File, error) {
+	_, folder, _, err := s.parts(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	f, err := flock.Open(ctx, flock.Exclusive, func() (*os.File, error) { return os.Open(folder) })
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("its folder is gone: %w", errdefs.ErrDataLoss)
+	}
+	return f, err
 }
 
 // Release takes away what was mounted on behalf of an active snapshot or a view, which its next

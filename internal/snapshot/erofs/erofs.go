@@ -210,6 +210,22 @@ func (d *Driver) Mounts(ctx context.Context, folder string, chain []string, kind
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
 }
 
+// Bind implements [snapshot.Binder]. Other programs would give the kernel the names of all devices in
+// one page, and not know what to do where it wants loop devices.
+func (d *Driver) Bind(ctx context.Context, folder string, chain []string, kind snapshot.Kind) ([]mount.Mount, error) {
+	if kind != snapshot.View || len(chain) == 0 {
+		return d.Mounts(ctx, folder, chain, kind)
+	}
+	lower := filepath.Join(folder, lowerDir)
+	if err := os.Mkdir(lower, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	if err := d.mountLower(ctx, lower, chain); err != nil {
+		return nil, err
+	}
+	return []mount.Mount{{Type: "bind", Source: lower, Options: []string{"rbind", "ro"}}}, nil
+}
+
 // image is the mount of a stack.
 func (d *Driver) image(ctx context.Context, chain []string) ([]mount.Mount, error) {
 	if err := d.Seal(ctx, chain); err != nil {

@@ -27,6 +27,8 @@ func Run(t *testing.T, open func(t *testing.T) *snapshot.Store) {
 		{"walk", walk},
 		{"usage", usage},
 		{"side by side", sideBySide},
+		{"committed side by side", commitBeside},
+		{"bound", bound},
 
 		{"active", active},
 		{"view", view},

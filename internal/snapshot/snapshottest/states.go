@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -264,4 +265,74 @@ func sideBySide(w *world) {
 			w.unmount(dir)
 		}
 	}
+}
+
+// Of many who commit one snapshot, one does, and it is whole.
+func commitBeside(w *world) {
+	ctx := w.Context()
+	w.commit("base", "", func(t *tree) { t.write("file", "base") })
+	dir := w.prepare("work", "base")
+	for i := range 50 {
+		w.must(os.WriteFile(fmt.Sprintf("%s/%d", dir, i), []byte("new"), 0o644))
+	}
+	w.unmount(dir)
+	var won atomic.Int32
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			err := w.s.Commit(ctx, fmt.Sprintf("done %d", i), "work", nil)
+			switch {
+			case err == nil:
+				won.Add(1)
+			case !errdefs.IsNotFound(err):
+				w.Errorf("commit what others commit: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if won.Load() != 1 {
+		w.Errorf("%d committed one snapshot", won.Load())
+	}
+	rows, err := w.s.Walk(ctx)
+	w.must(err)
+	if len(rows) != 2 {
+		w.Fatalf("got %d snapshots, want 2", len(rows))
+	}
+	dir = w.view("look", rows[1].Key)
+	w.content(dir+"/file", "base")
+	for i := range 50 {
+		w.content(fmt.Sprintf("%s/%d", dir, i), "new")
+	}
+	w.unmount(dir)
+}
+
+// What other programs are to mount is of kinds that they know, and shows the same.
+func bound(w *world) {
+	ctx := w.Context()
+	w.commit("base", "", func(t *tree) { t.write("file", "base") })
+	_, err := w.s.Prepare(ctx, "work", "base", nil)
+	w.must(err)
+	_, err = w.s.View(ctx, "look", "base", nil)
+	w.must(err)
+	for _, key := range []string{"work", "look", "look"} {
+		mounts, err := w.s.Bind(ctx, key)
+		w.must(err)
+		for _, m := range mounts {
+			if m.Type != "bind" && m.Type != "overlay" {
+				w.Errorf("%s: a mount of type %s", key, m.Type)
+			}
+		}
+		dir := w.mount(mounts)
+		w.content(dir+"/file", "base")
+		if err := os.WriteFile(dir+"/new", nil, 0o644); (err == nil) != (key == "work") {
+			w.Errorf("%s: write: %v", key, err)
+		}
+		w.unmount(dir)
+	}
+	_, err = w.s.Bind(ctx, "base")
+	w.is("mounts of a committed one", err, errdefs.IsFailedPrecondition)
+	_, err = w.s.Bind(ctx, "no")
+	w.is("mounts of none", err, errdefs.IsNotFound)
+	w.must(w.s.Remove(ctx, "look"))
+	w.must(w.s.Commit(ctx, "next", "work", nil))
 }
