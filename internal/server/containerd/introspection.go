@@ -157,10 +157,3 @@ func theirSnapshotter(name string) string {
 	}
 	return name
 }
-
-func ourSnapshotter(name string) string {
-	if name == overlayfs {
-		return "overlay"
-	}
-	return name
-}

@@ -155,7 +155,7 @@ func resourcesFromProto(r *leases.Resource) (list metadata.LeaseResources, err e
 	kind, snapshotter, of := strings.Cut(r.GetType(), "/")
 	switch {
 	case kind == snapshotResource && of:
-		list.Snapshots = []metadata.SnapshotRef{{Snapshotter: ourSnapshotter(snapshotter), Key: r.ID}}
+		list.Snapshots = []metadata.SnapshotRef{{Snapshotter: metadata.SnapshotterName(snapshotter), Key: r.ID}}
 	case of, kind == snapshotResource:
 		err = fmt.Errorf("resource type %.100q: %w", r.GetType(), errdefs.ErrInvalidArgument)
 	case kind == contentResource:
