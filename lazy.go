@@ -19,12 +19,11 @@ import (
 // fetched first from where it came from, and stays; sink is told. After an error some bytes may
 // have been written.
 func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string, sink ProgressSink) (err error) {
-	defer s.writing()()
 	d, err := s.digestOf(ctx, digest)
 	if err != nil {
 		return err
 	}
-	r, err := s.openBlob(ctx, d, sink)
+	r, err := s.OpenBlob(ctx, d, sink)
 	if err != nil {
 		return err
 	}
@@ -33,8 +32,9 @@ func (s *Store) WriteBlob(ctx context.Context, w io.Writer, digest string, sink 
 	return err
 }
 
-// openBlob opens a blob, and fetches it if it is lazy.
-func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r content.Reader, err error) {
+// OpenBlob opens a blob, which is fetched first as [Store.WriteBlob] does; the caller closes it. Its bytes
+// are as the disk gives them.
+func (s *Store) OpenBlob(ctx context.Context, d Digest, sink ProgressSink) (r content.Reader, err error) {
 	r, err = s.content.Open(ctx, d)
 	if !errdefs.IsNotFound(err) {
 		return r, err
@@ -46,6 +46,7 @@ func (s *Store) openBlob(ctx context.Context, d Digest, sink ProgressSink) (r co
 	if lazy == nil {
 		return s.content.Open(ctx, d) // somebody may just have brought it
 	}
+	defer s.writing()()
 	// Until it is open, nobody may evict it again.
 	hold, err := s.meta.Hold(ctx, s.ns, d)
 	if err != nil {

@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -91,27 +92,68 @@ func (v view) onDemand(d image.Digest) (bool, error) {
 // OnDemand describes a blob that is not here, and is fetched when it is needed; nil if d is none.
 func (s *Store) OnDemand(ctx context.Context, d image.Digest) (lazy *image.Descriptor, err error) {
 	err = s.view(ctx, func(v view) error {
-		lazy = nil
-		if _, here, err := v.size(d); here || err != nil {
-			return err
-		}
-		if ok, err := v.onDemand(d); !ok || err != nil {
-			return err
-		}
-		return v.parents(d, func(parent image.Digest, _ []place) error {
-			doc, err := v.document(parent)
-			if doc == nil || err != nil {
-				return err
-			}
-			for c := range doc.Children() {
-				if c.Digest == d {
-					lazy = &c.Descriptor
-				}
-			}
-			return nil
-		})
+		lazy, err = v.demanded(d)
+		return err
 	})
 	return lazy, err
+}
+
+func (v view) demanded(d image.Digest) (lazy *image.Descriptor, err error) {
+	if _, here, err := v.size(d); here || err != nil {
+		return nil, err
+	}
+	if ok, err := v.onDemand(d); !ok || err != nil {
+		return nil, err
+	}
+	err = v.parents(d, func(parent image.Digest, _ []place) error {
+		doc, err := v.document(parent)
+		if doc == nil || err != nil {
+			return err
+		}
+		for c := range doc.Children() {
+			if c.Digest == d {
+				lazy = &c.Descriptor
+			}
+		}
+		return nil
+	})
+	return lazy, err
+}
+
+// BlobOnDemand describes a blob that is not here, and is fetched when it is needed, to a namespace that
+// knew it or has an image of it. Errors: [errdefs.ErrNotFound].
+func (s *Store) BlobOnDemand(ctx context.Context, ns string, d image.Digest) (b Blob, err error) {
+	if err := checkDigests(d); err != nil {
+		return b, err
+	}
+	absent := fmt.Errorf("blob %s: %w", d, errdefs.ErrNotFound)
+	err = s.view(ctx, func(v view) error {
+		lazy, err := v.demanded(d)
+		if err != nil {
+			return err
+		}
+		if lazy == nil {
+			return absent
+		}
+		b = Blob{Digest: d, Size: lazy.Size}
+		gone, _, err := v.gone(d)
+		if err != nil {
+			return err
+		}
+		if k, ok := gone.Known[ns]; ok {
+			b.Labels, b.CreatedAt, b.UpdatedAt = k.Labels, k.CreatedAt, k.CreatedAt
+			return nil
+		}
+		var found Sources
+		if err := v.sources(d, &found); err != nil {
+			return err
+		}
+		if !slices.Contains(found.Namespaces, ns) {
+			return absent
+		}
+		return nil
+	})
+	return b, err
 }
 
 // EvictedByPrefix lists the evicted blobs that a namespace knew, whose digest begins with prefix: in

@@ -30,6 +30,9 @@ type Options struct {
 	Version  string // of the program
 	Revision string
 	Log      *slog.Logger
+	// NoFetch fetches nothing that clients did not ask to pull: blobs that were evicted, or whose layers
+	// are lazy, are absent then for who reads them.
+	NoFetch bool
 }
 
 // A Server is the services over one store.

@@ -30,17 +30,27 @@ func registerContent(r grpc.ServiceRegistrar, s *Server) {
 	api.RegisterContentServer(r, &contentService{server: s, writes: newWrites(s.store.Content(), maxWrites)})
 }
 
-// Info describes a blob of the namespace.
+// Info describes a blob of the namespace. One that was evicted, or whose layer is lazy, counts as there,
+// unless nothing is to be fetched.
 func (c *contentService) Info(ctx context.Context, req *api.InfoRequest) (*api.InfoResponse, error) {
 	store, d, err := c.of(ctx, req.Digest)
 	if err != nil {
 		return nil, err
 	}
-	b, err := store.Metadata().Blob(ctx, store.Namespace(), d)
+	b, err := c.blob(ctx, store, d)
 	if err != nil {
 		return nil, err
 	}
 	return &api.InfoResponse{Info: toInfo(b)}, nil
+}
+
+// blob describes a blob of the namespace that is here, or will be fetched when it is read.
+func (c *contentService) blob(ctx context.Context, store *stowage.Store, d digest.Digest) (metadata.Blob, error) {
+	b, err := store.Metadata().Blob(ctx, store.Namespace(), d)
+	if errdefs.IsNotFound(err) && !c.server.o.NoFetch {
+		return store.Metadata().BlobOnDemand(ctx, store.Namespace(), d)
+	}
+	return b, err
 }
 
 // Update changes the labels of a blob.
@@ -151,7 +161,8 @@ const chunk = 1 << 20
 
 var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// Read sends a blob of the namespace, or a part of it. What is sent of a blob that something touched
+// Read sends a blob of the namespace, or a part of it. One that was evicted, or whose layer is lazy, is
+// fetched first from where it came from, and stays. What is sent of a blob that something touched
 // since it was stored is not verified unless it is all of it.
 func (c *contentService) Read(req *api.ReadContentRequest, stream api.Content_ReadServer) (err error) {
 	ctx := stream.Context()
@@ -159,10 +170,10 @@ func (c *contentService) Read(req *api.ReadContentRequest, stream api.Content_Re
 	if err != nil {
 		return err
 	}
-	if _, err := store.Metadata().Blob(ctx, store.Namespace(), d); err != nil {
+	if _, err := c.blob(ctx, store, d); err != nil {
 		return err
 	}
-	r, err := store.Content().Open(ctx, d)
+	r, err := store.OpenBlob(ctx, d, nil)
 	if err != nil {
 		return err
 	}

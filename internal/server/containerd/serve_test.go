@@ -29,21 +29,30 @@ func serveRoot(t testing.TB, root string, o stowage.Options) (store *stowage.Sto
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	address, conn = offer(t, store, containerd.Options{Version: "test"})
+	return store, address, conn
+}
+
+// offer serves a store.
+func offer(t testing.TB, store *stowage.Store, o containerd.Options) (address string, conn *grpc.ClientConn) {
+	t.Helper()
 	address = filepath.Join(t.TempDir(), "sock")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := grpc.NewServer(append(containerd.Errors(), grpc.MaxRecvMsgSize(16<<20))...) // as containerd's
-	containerd.New(store, containerd.Options{Version: "test"}).Register(g)
+	containerd.New(store, o).Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
 	t.Cleanup(func() {
 		g.Stop()
 		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -56,7 +65,7 @@ func serveRoot(t testing.TB, root string, o stowage.Options) (store *stowage.Sto
 			t.Error(err)
 		}
 	})
-	return store, address, conn
+	return address, conn
 }
 
 func TestVersion(t *testing.T) {
