@@ -96,6 +96,7 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 		case stowage.Mounted:
 			fmt.Fprintf(w, "%s %s is taken from %s\n", short(e.Digest), e.What, e.Message)
 		case stowage.Waiting:
+			last[e.Digest] = time.Now()
 			fmt.Fprintf(w, "%s %s is being fetched by another process; waiting\n", short(e.Digest), e.What)
 		case stowage.Retrying:
 			fmt.Fprintf(w, "%s retrying: %s\n", short(e.Digest), e.Message)
@@ -108,7 +109,7 @@ func plain(w io.Writer) func(stowage.ProgressEvent) {
 // bars draws one bar a blob on a terminal.
 type bars struct {
 	pool *mpb.Progress
-	blob map[string]*bar
+	blob map[string]*bar // nil: somebody else fetches it, and has not come far enough for a bar
 	w    io.Writer
 }
 
@@ -124,24 +125,24 @@ func newBars(w io.Writer) *bars {
 func (b *bars) event(e stowage.ProgressEvent) {
 	switch e.Kind {
 	case stowage.Started:
-		if b.blob[e.Digest] != nil {
-			return
+		if b.blob[e.Digest] == nil {
+			b.blob[e.Digest] = b.add(e)
 		}
-		mb := b.pool.AddBar(e.Total,
-			mpb.PrependDecorators(decor.Name(fmt.Sprintf("%s %-8s ", short(e.Digest), e.What))),
-			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f "), decor.OnComplete(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"), "done")))
-		mb.SetCurrent(e.Offset)
-		b.blob[e.Digest] = &bar{mb, e.Total}
 	case stowage.Advanced:
-		if p := b.blob[e.Digest]; p != nil {
+		p, known := b.blob[e.Digest]
+		if p == nil && known { // somebody else is fetching it
+			p = b.add(e)
+			b.blob[e.Digest] = p
+		}
+		if p != nil {
 			p.SetCurrent(e.Offset)
 		}
 	case stowage.Done:
-		if p := b.blob[e.Digest]; p != nil {
-			p.SetCurrent(p.total)
-			p.EnableTriggerComplete()
-		}
+		b.end(e)
 	case stowage.Reused:
+		if b.end(e) {
+			return
+		}
 		b.say("%s %-8s  is here already\n", short(e.Digest), e.What)
 	case stowage.Fetched:
 		b.say("fetched %s from %s\n", e.Digest, e.Message)
@@ -150,6 +151,7 @@ func (b *bars) event(e stowage.ProgressEvent) {
 	case stowage.Mounted:
 		b.say("%s %-8s  is taken from %s\n", short(e.Digest), e.What, e.Message)
 	case stowage.Waiting:
+		b.blob[e.Digest] = nil
 		b.say("%s %-8s  is being fetched by another process; waiting\n", short(e.Digest), e.What)
 	case stowage.Retrying:
 		b.say("%s retrying: %s\n", short(e.Digest), e.Message)
@@ -158,12 +160,31 @@ func (b *bars) event(e stowage.ProgressEvent) {
 	}
 }
 
+// add draws a bar for a blob.
+func (b *bars) add(e stowage.ProgressEvent) *bar {
+	mb := b.pool.AddBar(e.Total,
+		mpb.PrependDecorators(decor.Name(fmt.Sprintf("%s %-8s ", short(e.Digest), e.What))),
+		mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f "), decor.OnComplete(decor.AverageSpeed(decor.SizeB1000(0), "% .1f"), "done")))
+	mb.SetCurrent(e.Offset)
+	return &bar{mb, e.Total}
+}
+
+// end fills the bar of a blob, if it has one.
+func (b *bars) end(e stowage.ProgressEvent) bool {
+	p := b.blob[e.Digest]
+	if p != nil {
+		p.SetCurrent(p.total)
+		p.EnableTriggerComplete()
+	}
+	return p != nil
+}
+
 // say prints a line above the bars.
 func (b *bars) say(format string, args ...any) { fmt.Fprintf(b.pool, format, args...) }
 
 func (b *bars) wait() {
 	for _, p := range b.blob {
-		if !p.Completed() {
+		if p != nil && !p.Completed() {
 			p.Abort(false)
 		}
 	}

@@ -8,7 +8,8 @@ import "sync"
 // A Kind says what an [Event] reports.
 type Kind string
 
-// The kinds of events. A blob's events come in the order started, advanced…, done or failed.
+// The kinds of events. A blob's events come in the order started, advanced…, done or failed; those of
+// one that another process fetches in the order waiting, advanced…, and reused, or started if it gave up.
 const (
 	Resolving Kind = "resolving" // a reference is looked up; Name
 	Resolved  Kind = "resolved"  // Name, Digest

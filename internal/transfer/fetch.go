@@ -46,7 +46,7 @@ type Count struct {
 func (c *Count) add(n int64) { c.Blobs++; c.Bytes += n }
 
 // A fetcher brings blobs from a registry into the content store, each written and hashed as it
-// arrives. What other processes are fetching at the same time is waited for, not fetched again.
+// arrives. What others are fetching at the same time is waited for and watched, not fetched again.
 type fetcher struct {
 	content content.Store
 	from    blobs
@@ -61,6 +61,7 @@ type fetcher struct {
 	reused  Count
 	absent  []image.Digest   // optional blobs that the registry does not have
 	busy    []need           // blobs that another writer has
+	waits   map[string]need  // those of them that are waited for, by the key of their ingest
 	whole   []content.Ingest // done, and not yet committed
 	flushed time.Time
 }
@@ -87,14 +88,69 @@ func (f *fetcher) run(ctx context.Context, blobs []need) (err error) {
 	if err := f.flush(ctx); err != nil {
 		return err
 	}
+	if len(f.busy) == 0 {
+		return nil
+	}
+	f.waits = map[string]need{}
+	ended := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { f.watch(ctx, ended) })
+	defer watching.Wait()
+	defer close(ended)
 	return par.Each(ctx, f.streams, f.busy, func(ctx context.Context, b need) error {
-		f.sink.Send(progress.Event{Kind: progress.Waiting, Digest: b.Digest.String(), What: b.what, Total: b.Size})
+		f.tell(progress.Waiting, b, 0)
+		f.wait(b, true)
 		in, err := f.fetch(ctx, b, true)
 		if in == nil {
 			return err
 		}
 		return f.content.Commit(ctx, in)
 	})
+}
+
+// wait says whether a blob is being waited for.
+func (f *fetcher) wait(b need, waits bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if waits {
+		f.waits[b.Digest.String()] = b
+	} else {
+		delete(f.waits, b.Digest.String())
+	}
+}
+
+// watchEvery is how often those who have the blobs that are waited for are looked at.
+const watchEvery = 250 * time.Millisecond
+
+// watch tells how far others have come with the blobs that are waited for, until ended is closed.
+func (f *fetcher) watch(ctx context.Context, ended <-chan struct{}) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	told := map[string]int64{}
+	for {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		list, err := f.content.Ingests(ctx)
+		if err != nil {
+			continue // it is only looked at; whoever waits is told what is wrong
+		}
+		for _, in := range list {
+			if !in.Busy || in.Offset <= told[in.Key] {
+				continue
+			}
+			f.mu.Lock()
+			if b, ok := f.waits[in.Key]; ok {
+				told[in.Key] = in.Offset
+				f.tell(progress.Advanced, b, in.Offset)
+			}
+			f.mu.Unlock()
+		}
+	}
 }
 
 // eachBlob does something for every blob, for as many at once as there are streams. Unless small is 0, that
@@ -147,6 +203,9 @@ func (f *fetcher) flush(ctx context.Context) error {
 // there is nothing to commit: the blob is there, or is left to its other writer.
 func (f *fetcher) fetch(ctx context.Context, b need, wait bool) (content.Ingest, error) {
 	in, err := begin(ctx, f.content, b.Digest.String(), content.Want{Digest: b.Digest, Size: b.Size, Wait: wait})
+	if wait {
+		f.wait(b, false)
+	}
 	switch {
 	case errdefs.IsAlreadyExists(err):
 		f.tell(progress.Reused, b, b.Size)

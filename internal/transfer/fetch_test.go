@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 
+	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
@@ -127,6 +129,69 @@ func TestSmallBlobsTogether(t *testing.T) {
 			if took := time.Since(begun).Truncate(time.Second); took > want+time.Second {
 				t.Errorf("%d streams: took %s, want %s for the layers and one for the config", streams, took, want)
 			}
+		})
+	}
+}
+
+// How far somebody else has come with a blob can be seen by those who wait for it. They go on with it
+// where he gives up.
+func TestWatch(t *testing.T) {
+	img := build(t, 400_000)
+	layer := img.Manifest().Layers[0]
+	blob, _ := img.Blob(layer.Digest)
+	body, err := blob.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := layer.Size / 2
+	for _, tc := range []struct {
+		name string
+		end  func(s transfer.Store, in content.Ingest) error
+		want []progress.Event // of the layer, without what it is
+	}{
+		{"done", func(s transfer.Store, in content.Ingest) error {
+			if _, err := in.WriteAt(body[half:], half); err != nil {
+				return err
+			}
+			time.Sleep(time.Second)
+			return s.Content.Commit(t.Context(), in)
+		}, []progress.Event{{Kind: progress.Waiting}, {Kind: progress.Advanced, Offset: half}, {Kind: progress.Advanced, Offset: layer.Size}, {Kind: progress.Reused, Offset: layer.Size}}},
+		{"given up", func(_ transfer.Store, in content.Ingest) error {
+			return in.Close()
+		}, []progress.Event{{Kind: progress.Waiting}, {Kind: progress.Advanced, Offset: half}, {Kind: progress.Started, Offset: half}, {Kind: progress.Done, Offset: layer.Size}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := fresh(t)
+			synctest.Test(t, func(t *testing.T) {
+				in, err := s.Content.Begin(t.Context(), layer.Digest.String(), content.Want{Digest: layer.Digest, Size: layer.Size})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := in.WriteAt(body[:half], 0); err != nil {
+					t.Fatal(err)
+				}
+				var got []progress.Event
+				sink := progress.Serial(func(e progress.Event) {
+					if e.Digest == layer.Digest.String() {
+						got = append(got, progress.Event{Kind: e.Kind, Offset: e.Offset})
+					}
+				})
+				done := make(chan error, 1)
+				go func() {
+					_, err := transfer.Pull(t.Context(), s, &fakeRegistry{img: img}, parse(t, "example.com/app:1"), transfer.PullOptions{Progress: sink})
+					done <- err
+				}()
+				time.Sleep(time.Minute)
+				if err := tc.end(s, in); err != nil {
+					t.Error(err)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(tc.want, got); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+			})
 		})
 	}
 }
