@@ -40,14 +40,18 @@ type Server struct {
 	store     *stowage.Store
 	o         Options
 	collector *collector
+	exchange  *exchange
 }
 
-// New makes the services of a store, which the caller closes after the gRPC server has stopped.
+// New makes the services of a store, which the caller closes after the gRPC server has stopped. It
+// observes the store's metadata.
 func New(store *stowage.Store, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{store: store, o: o, collector: newCollector(store)}
+	s := &Server{store: store, o: o, collector: newCollector(store), exchange: newExchange()}
+	store.Metadata().Observe(s.exchange.observe)
+	return s
 }
 
 // Register adds every service to r.
@@ -61,6 +65,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	registerLeases(r, s)
 	registerContainers(r, s)
 	registerTasks(r, s)
+	registerEvents(r, s)
 }
 
 // in is the store on the namespace of a request. Errors: [errdefs.ErrFailedPrecondition] when it
