@@ -80,7 +80,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		registryCommand(a), loginCommand(a), logoutCommand(a),
-		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), serveCommand(a), versionCommand(a), completionCommand())
+		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), serveCommand(a), configCommand(a), versionCommand(a), completionCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
 			check := c.Args
@@ -155,26 +155,29 @@ func (a *app) setup(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	set := func(to *string, flag string) {
-		if flag != "" {
-			*to = flag
-		}
-	}
 	if a.root != "" && a.address != "" {
 		return usagef("--root names a folder and --address a socket: choose one")
 	}
 	if a.root != "" {
 		c.Address = "" // which the environment names
 	}
-	set(&c.Root, a.root)
-	set(&c.Address, a.address)
-	set(&c.Namespace, a.namespace)
-	set(&c.Sync, a.sync)
+	a.ctx, a.conf = cmd.Context(), c
+	a.set("root", &c.Root, "root", a.root)
+	a.set("address", &c.Address, "address", a.address)
+	a.set("namespace", &c.Namespace, "namespace", a.namespace)
+	a.set("sync", &c.Sync, "sync", a.sync)
 	if c.Sync != "full" && c.Sync != "none" {
 		return usagef("--sync %q: want full or none", c.Sync)
 	}
-	a.ctx, a.conf = cmd.Context(), c
 	return nil
+}
+
+// set gives a key of the configuration the value of a flag, if it has one.
+func (a *app) set(key string, to *string, flag, value string) {
+	if value != "" {
+		*to = value
+		a.conf.Note(key, "--"+flag)
+	}
 }
 
 // open opens the store. r says how registries are reached.

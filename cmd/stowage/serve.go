@@ -34,12 +34,9 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 	cmd.Flags().StringVar(&metricsAddress, "metrics", "", "HOST:PORT, or unix: and a socket, to answer metrics on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		ctx, conf := cmd.Context(), &a.conf.Server
-		if address != "" {
-			conf.Address = address
-		}
-		if metricsAddress != "" {
-			conf.Metrics = metricsAddress
-		}
+		a.conf.Address = "" // the variables of commands that use a daemon
+		a.set("server.address", &conf.Address, "address", address)
+		a.set("server.metrics", &conf.Metrics, "metrics", metricsAddress)
 		ro, err := a.registry(&registryFlags{})
 		if err != nil {
 			return err

@@ -58,6 +58,8 @@ type Config struct {
 
 	// AuthFiles hold registry credentials in docker's format, and are asked in order.
 	AuthFiles []string `toml:"-"`
+
+	origins map[string]string // who set a key; no entry: nobody did
 }
 
 // Unpack says what layers may cost and lack when they are unpacked. Zero: the default.
@@ -90,27 +92,21 @@ func Load(file string, getenv func(string) string, uid int) (*Config, error) {
 	case named || !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	first := func(names ...string) string {
+	// The first variable that is set counts.
+	set := func(key string, to *string, names ...string) {
 		for _, n := range names {
 			if v := getenv(n); v != "" {
-				return v
+				*to = v
+				c.Note(key, n)
+				return
 			}
 		}
-		return ""
 	}
-	if v := first("STOWAGE_ROOT"); v != "" {
-		c.Root = v
-	}
-	c.Address = first("STOWAGE_ADDRESS", "CONTAINERD_ADDRESS")
-	if v := first("STOWAGE_NAMESPACE", "CONTAINERD_NAMESPACE"); v != "" {
-		c.Namespace = v
-	}
-	if v := first("STOWAGE_SNAPSHOTTER", "CONTAINERD_SNAPSHOTTER"); v != "" {
-		c.Snapshotter = v
-	}
-	if v := first("STOWAGE_ADDRESS"); v != "" {
-		c.Server.Address = v
-	}
+	set("root", &c.Root, "STOWAGE_ROOT")
+	set("address", &c.Address, "STOWAGE_ADDRESS", "CONTAINERD_ADDRESS")
+	set("namespace", &c.Namespace, "STOWAGE_NAMESPACE", "CONTAINERD_NAMESPACE")
+	set("snapshotter", &c.Snapshotter, "STOWAGE_SNAPSHOTTER", "CONTAINERD_SNAPSHOTTER")
+	set("server.address", &c.Server.Address, "STOWAGE_ADDRESS")
 	if c.Server.Address == "" {
 		c.Server.Address = defaultAddress(getenv, uid)
 	}
@@ -144,6 +140,7 @@ func (c *Config) parse(file string, b []byte) error {
 	}
 	if len(tables.Dirs) > 0 {
 		c.HostsDirs = tables.Dirs
+		c.Note("hosts_dirs", file)
 	}
 	if err := c.GC.check(); err != nil {
 		return fmt.Errorf("%s: gc: %w", file, err)
@@ -178,7 +175,15 @@ func (c *Config) decode(file string, b []byte) error {
 		line, _ := syntax.Position()
 		return fmt.Errorf("%s:%d: %s: %w", file, line, strings.TrimPrefix(syntax.Error(), "toml: "), errdefs.ErrInvalidArgument)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	var keys map[string]any
+	if err := toml.Unmarshal(b, &keys); err != nil {
+		return err
+	}
+	c.noteFile(file, keys)
+	return nil
 }
 
 func defaultRoot(getenv func(string) string, home string, uid int) string {

@@ -24,7 +24,7 @@ func write(t *testing.T, text string) string {
 }
 
 // sameTables leaves what was said of registries and of the daemon to the tests that are about it.
-var sameTables = cmpopts.IgnoreTypes(hosts.Tables{}, Server{}, Doctor{})
+var sameTables = cmp.Options{cmpopts.IgnoreTypes(hosts.Tables{}, Server{}, Doctor{}), cmpopts.IgnoreUnexported(Config{})}
 
 func env(pairs ...string) func(string) string {
 	return func(name string) string {

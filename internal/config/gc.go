@@ -77,6 +77,17 @@ func (w *Watermark) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// MarshalText writes what UnmarshalText reads, and nothing for none.
+func (w Watermark) MarshalText() ([]byte, error) {
+	switch {
+	case w.Percent > 0:
+		return []byte(strconv.FormatFloat(w.Percent, 'g', -1, 64) + "%"), nil
+	case w.Bytes > 0:
+		return strconv.AppendInt(nil, w.Bytes, 10), nil
+	}
+	return nil, nil
+}
+
 // parseSize reads a number of bytes, of at least one, with a decimal or a binary unit.
 func parseSize(s string) (int64, error) {
 	digits := strings.TrimRight(s, "kKMGTiB")
@@ -96,6 +107,9 @@ func parseSize(s string) (int64, error) {
 
 // A Duration is written as in Go, such as 24h or 90m.
 type Duration time.Duration
+
+// MarshalText writes what UnmarshalText reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 // UnmarshalText reads one.
 func (d *Duration) UnmarshalText(text []byte) error {
