@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
-	"net"
+	"log/slog"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/stowage/stowage/internal/server"
@@ -37,6 +40,12 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		a.conf.Address = "" // the variables of commands that use a daemon
 		a.set("server.address", &conf.Address, "address", address)
 		a.set("server.metrics", &conf.Metrics, "metrics", metricsAddress)
+		var certificates *tls.Config
+		if conf.TCP != "" {
+			if certificates, err = (server.Certificates{Cert: conf.TLSCert, Key: conf.TLSKey, CA: conf.TLSCA}).Config(); err != nil {
+				return err
+			}
+		}
 		ro, err := a.registry(&registryFlags{})
 		if err != nil {
 			return err
@@ -48,30 +57,33 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		if err != nil {
 			return err
 		}
-		release, err := server.Claim(s.Root(), conf.Address, version)
+		l, err := server.Listen(ctx, server.Addresses{Socket: conf.Address, Group: conf.Group, TCP: conf.TCP, Metrics: conf.Metrics})
 		if err != nil {
 			return err
+		}
+		release, err := server.Claim(s.Root(), l.Address(), version)
+		if err != nil {
+			return errors.Join(err, l.Close())
 		}
 		defer func() { err = errors.Join(err, release()) }()
-		l, err := server.Listen(ctx, conf.Address, conf.Group)
-		if err != nil {
-			return err
-		}
-		var debug net.Listener
-		if conf.Metrics != "" {
-			if debug, err = server.ListenMetrics(ctx, conf.Metrics, conf.Group); err != nil {
-				return errors.Join(err, l.Close())
-			}
-		}
-		a.log.Info("the daemon is ready", "root", s.Root(), "address", conf.Address, "version", version)
-		return server.Serve(ctx, s, []net.Listener{l}, server.Options{
+		a.log.Info("the daemon is ready", "root", s.Root(), "address", l.Address(), "version", version)
+		tell(a.log, daemon.SdNotifyReady)
+		defer context.AfterFunc(ctx, func() { tell(a.log, daemon.SdNotifyStopping) })()
+		return server.Serve(ctx, s, l, server.Options{
 			Version: version, Grace: time.Duration(conf.Grace), Log: a.log,
 			CRI: cri.Options{
 				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
 			},
 			Collect: time.Duration(a.conf.GC.Schedule), Examine: time.Duration(a.conf.Doctor.Schedule),
-			Metrics: counted, Debug: debug,
+			Metrics: counted, TLS: certificates,
 		})
 	}
 	return cmd
+}
+
+// tell has systemd know, if it has started us.
+func tell(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "state", state, "reason", err)
+	}
 }

@@ -31,10 +31,10 @@ type served struct {
 	conn    *grpc.ClientConn
 }
 
-// serve starts a daemon with the flags, and waits until it answers.
-func (r *rig) serve(flags ...string) *served {
+// socket is the name of a socket in a folder of its own: names of test folders are too long.
+func (r *rig) socket() string {
 	r.t.Helper()
-	dir, err := os.MkdirTemp("", "stowage") // names of sockets are short
+	dir, err := os.MkdirTemp("", "stowage")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -43,8 +43,20 @@ func (r *rig) serve(flags ...string) *served {
 			r.t.Error(err)
 		}
 	})
-	s := &served{rig: r, address: filepath.Join(dir, "s"), log: new(bytes.Buffer)}
-	s.cmd = r.command(append([]string{"serve", "--address", s.address, "--metrics", "unix:" + s.address + "m"}, flags...)...)
+	return filepath.Join(dir, "s")
+}
+
+// serve starts a daemon with the flags, and waits until it answers.
+func (r *rig) serve(flags ...string) *served {
+	r.t.Helper()
+	address := r.socket()
+	return r.await(address, r.command(append([]string{"serve", "--address", address, "--metrics", "unix:" + address + "m"}, flags...)...))
+}
+
+// await starts a command that serves, and waits until it answers.
+func (r *rig) await(address string, cmd *exec.Cmd) *served {
+	r.t.Helper()
+	s := &served{rig: r, cmd: cmd, address: address, log: new(bytes.Buffer)}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		r.t.Fatal(err)
@@ -54,13 +66,14 @@ func (r *rig) serve(flags ...string) *served {
 			s.stop(syscall.SIGKILL)
 		}
 	})
-	s.conn, err = grpc.NewClient("unix://"+s.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn, err := grpc.NewClient("unix://"+s.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}))
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	s.conn = conn
 	r.t.Cleanup(func() {
-		if err := s.conn.Close(); err != nil {
+		if err := conn.Close(); err != nil {
 			r.t.Error(err)
 		}
 	})
@@ -131,5 +144,49 @@ func TestServe(t *testing.T) {
 	s = r.serve()
 	if status := s.stop(syscall.SIGINT); status != 0 {
 		t.Errorf("status %d after SIGINT: %s", status, s.log)
+	}
+}
+
+// Systemd makes the socket, starts the daemon with it, and is told when it is ready and when it ends.
+// The socket is systemd's: it stays.
+func TestServeActivated(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 0)
+	address := r.socket()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := l.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	systemd, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "unixgram", address+"n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := r.command()
+	cmd.Path = "/bin/sh"
+	cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh", r.bin, "serve", "--address", "/not/this/one"}
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+address+"n")
+	cmd.ExtraFiles = []*os.File{socket}
+	s := r.await(address, cmd)
+	if b, err := os.ReadFile(filepath.Join(r.root, "daemon.json")); err != nil || !strings.Contains(string(b), `"`+address+`"`) {
+		t.Errorf("daemon.json: %s, %v, want %s", b, err, address)
+	}
+	if status := s.stop(syscall.SIGTERM); status != 0 {
+		t.Errorf("status %d: %s", status, s.log)
+	}
+	for _, want := range []string{"READY=1", "STOPPING=1"} {
+		b := make([]byte, 100)
+		if n, _, err := systemd.ReadFrom(b); err != nil || string(b[:n]) != want {
+			t.Errorf("systemd was told %q, %v, want %s", b[:n], err, want)
+		}
+	}
+	if _, err := os.Lstat(address); err != nil {
+		t.Errorf("the socket after the end: %v", err)
+	}
+	if err := errors.Join(socket.Close(), l.Close(), systemd.Close()); err != nil {
+		t.Error(err)
 	}
 }

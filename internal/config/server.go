@@ -16,6 +16,11 @@ type Server struct {
 	Group string `toml:"group"`
 	// Metrics is host:port, or unix: and the name of a socket, where metrics are answered; empty: nowhere.
 	Metrics string `toml:"metrics"`
+	// TCP is host:port for clients with a certificate; empty: none. It takes the three files.
+	TCP     string `toml:"tcp_address"`
+	TLSCert string `toml:"tls_cert"` // of the daemon, in PEM
+	TLSKey  string `toml:"tls_key"`
+	TLSCA   string `toml:"tls_ca"` // signs those of clients
 	// Grace is for how long transfers may go on when the daemon is told to end.
 	Grace Duration `toml:"grace"`
 }
@@ -29,6 +34,9 @@ type Doctor struct {
 func (s *Server) check() error {
 	if s.Grace < 0 {
 		return fmt.Errorf("grace %s is below zero: %w", time.Duration(s.Grace), errdefs.ErrInvalidArgument)
+	}
+	if s.TCP != "" && (s.TLSCert == "" || s.TLSKey == "" || s.TLSCA == "") {
+		return fmt.Errorf("tcp_address takes tls_cert, tls_key and tls_ca: clients have to prove who they are: %w", errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -40,7 +40,8 @@ func TestServer(t *testing.T) {
 		t.Errorf("a schedule: %+v, %v", got, err)
 	}
 	for text, want := range map[string]string{
-		"[server]\ngrace = '-1s'":    "grace -1s is below zero",
+		"[server]\ngrace = '-1s'": "grace -1s is below zero",
+		"[server]\ntcp_address = ':1'\ntls_cert = '/c'\ntls_key = '/k'": "tcp_address takes tls_cert, tls_key and tls_ca",
 		"[server]\ngrup = 'x'":       "unknown key server.grup",
 		"[doctor]\nschedule = '-1s'": "schedule -1s is below zero",
 	} {

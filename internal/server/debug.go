@@ -6,18 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"strings"
 	"time"
 )
-
-// ListenMetrics makes the listener of metrics: on host:port, or on a socket as unix:NAME, which
-// [Listen] describes.
-func ListenMetrics(ctx context.Context, address, group string) (net.Listener, error) {
-	if name, ok := strings.CutPrefix(address, "unix:"); ok {
-		return Listen(ctx, strings.TrimPrefix(name, "//"), group)
-	}
-	return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-}
 
 // debug answers /metrics on l until ctx ends; on a unix socket, where the file's mode says who may,
 // it also answers /debug/pprof/.

@@ -19,20 +19,19 @@ func TestDebug(t *testing.T) {
 		{"TCP", "127.0.0.1:0", http.StatusNotFound},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l, err := ListenMetrics(t.Context(), c.address, "")
+			name := socket(t)
+			l, err := Listen(t.Context(), Addresses{Socket: name, Metrics: c.address})
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := newDaemon(Options{Debug: l, Version: "1.2.3"})
+			d := newDaemon(Options{Version: "1.2.3"})
 			does(d, "test.Works", func(context.Context) error { return nil })
-			name := socket(t)
-			main := listen(t, name)
-			start(t, func(ctx context.Context) error { return d.run(ctx, []net.Listener{main}) })
+			start(t, func(ctx context.Context) error { return d.run(ctx, l) })
 			if err := invoke(dial(t, name), "/test.Works/Do", 0); err != nil {
 				t.Fatal(err)
 			}
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, l.Addr().Network(), l.Addr().String())
+				return (&net.Dialer{}).DialContext(ctx, l.Debug.Addr().Network(), l.Debug.Addr().String())
 			}}}
 			get := func(path string) (string, int) {
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://stowage"+path, nil)

@@ -26,7 +26,7 @@ func running(t *testing.T, prepare func(*daemon)) (name string, end func() error
 	prepare(d)
 	name = socket(t)
 	l := listen(t, name)
-	return name, start(t, func(ctx context.Context) error { return d.run(ctx, []net.Listener{l}) }), log
+	return name, start(t, func(ctx context.Context) error { return d.run(ctx, &Listeners{API: []net.Listener{l}}) }), log
 }
 
 // does adds a service whose one method, Do, is a function.
@@ -143,7 +143,7 @@ func TestNobodyByTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start(t, func(ctx context.Context) error { return d.run(ctx, []net.Listener{l}) })
+	start(t, func(ctx context.Context) error { return d.run(ctx, &Listeners{API: []net.Listener{l}}) })
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

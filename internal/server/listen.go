@@ -15,13 +15,88 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
-// Listen makes a unix socket for its owner and for a group, by name or number; empty: for the group
-// of the process. The folder is made if it is not there. A socket that a killed daemon left is
-// replaced. Errors: [errdefs.ErrFailedPrecondition] if somebody listens there already.
-func Listen(ctx context.Context, name, group string) (net.Listener, error) {
+// Addresses say where a daemon is reached.
+type Addresses struct {
+	Socket string // a unix socket, unless systemd has made one
+	Group  string // may use the sockets, by name or number; empty: the group of the process
+	TCP    string // host:port, for those with a certificate; empty: nowhere
+	// Metrics is host:port, or unix: and the name of a socket; empty: nowhere.
+	Metrics string
+}
+
+// Listeners are where requests come in. [Serve] closes them.
+type Listeners struct {
+	API   []net.Listener
+	Debug net.Listener // of metrics and profiles; nil: none
+}
+
+// Listen makes the listeners of a daemon. Sockets are for their owner and a group; folders are made
+// that are not there, and a socket that a killed daemon left is replaced. Errors:
+// [errdefs.ErrFailedPrecondition] if somebody listens there already.
+func Listen(ctx context.Context, a Addresses) (l *Listeners, err error) {
+	l = &Listeners{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if l.API, err = activation.Listeners(); err != nil {
+		return l, fmt.Errorf("take the sockets of systemd: %w", err)
+	}
+	if len(l.API) == 0 {
+		if err := l.add(listenUnix(ctx, a.Socket, a.Group)); err != nil {
+			return l, err
+		}
+	}
+	if a.TCP != "" {
+		if err := l.add(listenTCP(ctx, a.TCP)); err != nil {
+			return l, err
+		}
+	}
+	switch name, local := strings.CutPrefix(a.Metrics, "unix:"); {
+	case local:
+		l.Debug, err = listenUnix(ctx, name, a.Group)
+	case a.Metrics != "":
+		l.Debug, err = listenTCP(ctx, a.Metrics)
+	}
+	return l, err
+}
+
+func (l *Listeners) add(one net.Listener, err error) error {
+	if err == nil {
+		l.API = append(l.API, one)
+	}
+	return err
+}
+
+// Address is the first one that requests come in by.
+func (l *Listeners) Address() string { return l.API[0].Addr().String() }
+
+// Close closes all of them.
+func (l *Listeners) Close() error {
+	var err error
+	for _, one := range l.API {
+		err = errors.Join(err, one.Close())
+	}
+	if l.Debug != nil {
+		err = errors.Join(err, l.Debug.Close())
+	}
+	return err
+}
+
+func listenTCP(ctx context.Context, address string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+func listenUnix(ctx context.Context, name, group string) (net.Listener, error) {
 	name = strings.TrimPrefix(name, "unix://")
 	if err := os.MkdirAll(filepath.Dir(name), 0o711); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)

@@ -4,9 +4,9 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
-	"net"
 	"slices"
 	"time"
 
@@ -36,32 +36,27 @@ type Options struct {
 	// Collect and Examine are how long it is from one collection, and from one search for damage that
 	// reads no blob whole, to the next; 0: never.
 	Collect, Examine time.Duration
-	// Metrics are counted here, and answered on Debug, if that is not nil; nil: nobody wants to see them.
-	Metrics *metrics.Metrics
-	Debug   net.Listener
+	Metrics          *metrics.Metrics // nil: nobody wants to see them
+	// TLS is for clients that come by TCP; nil: none is let in.
+	TLS *tls.Config
 	// Log is told what operators should know; nil: nobody.
 	Log *slog.Logger
 }
 
 // Serve offers a store on listeners until ctx ends. Then it accepts no more, lets requests go on for
 // the grace time, and cancels what is left, whose bytes are kept: the next request for them goes on
-// from there. It returns when nothing uses the store any more, and nil unless a listener failed. The
-// listeners are closed by then; the store is the caller's to close.
-func Serve(ctx context.Context, store *stowage.Store, listeners []net.Listener, o Options) error {
+// from there. It returns when nothing uses the store any more, and nil unless a listener failed. It
+// closes the listeners; the store is the caller's to close.
+func Serve(ctx context.Context, store *stowage.Store, l *Listeners, o Options) error {
 	d := newDaemon(o)
 	containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, Log: d.Log}).Register(d.grpc)
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
 	kubernetes, err := cri.New(store, d.CRI)
 	if err != nil {
-		for _, l := range append(listeners, o.Debug) {
-			if l != nil {
-				err = errors.Join(err, l.Close())
-			}
-		}
-		return err
+		return errors.Join(err, l.Close())
 	}
 	kubernetes.Register(d.grpc)
-	return d.run(ctx, listeners,
+	return d.run(ctx, l,
 		func(ctx context.Context) {
 			d.every(ctx, "collection", d.Collect, func(ctx context.Context) error { return d.collect(ctx, store) })
 		},
@@ -88,7 +83,7 @@ func newDaemon(o Options) *daemon {
 	}
 	d := &daemon{Options: o, health: health.NewServer(), ends: make(chan struct{}), slots: make(chan struct{}, maxRequests)}
 	d.grpc = grpc.NewServer(slices.Concat([]grpc.ServerOption{
-		grpc.Creds(keepDoor(nil, o.Log)),
+		grpc.Creds(keepDoor(o.TLS, o.Log)),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -99,7 +94,7 @@ func newDaemon(o Options) *daemon {
 }
 
 // run serves until ctx ends, and drains then. What is done beside it ends with ctx.
-func (d *daemon) run(ctx context.Context, listeners []net.Listener, beside ...func(context.Context)) error {
+func (d *daemon) run(ctx context.Context, l *Listeners, beside ...func(context.Context)) error {
 	work, ctx := errgroup.WithContext(ctx)
 	for _, do := range beside {
 		work.Go(func() error {
@@ -107,12 +102,12 @@ func (d *daemon) run(ctx context.Context, listeners []net.Listener, beside ...fu
 			return nil
 		})
 	}
-	if d.Debug != nil {
-		work.Go(func() error { return d.debug(ctx, d.Debug) })
+	if l.Debug != nil {
+		work.Go(func() error { return d.debug(ctx, l.Debug) })
 	}
-	for _, l := range listeners {
+	for _, one := range l.API {
 		work.Go(func() error {
-			if err := d.grpc.Serve(l); !errors.Is(err, grpc.ErrServerStopped) {
+			if err := d.grpc.Serve(one); !errors.Is(err, grpc.ErrServerStopped) {
 				return err
 			}
 			return nil

@@ -39,7 +39,7 @@ func socket(t testing.TB) string {
 
 func listen(t testing.TB, name string) net.Listener {
 	t.Helper()
-	l, err := Listen(t.Context(), name, "")
+	l, err := listenUnix(t.Context(), name, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestServe(t *testing.T) {
 	name := socket(t)
 	l := listen(t, name)
 	end := start(t, func(ctx context.Context) error {
-		return Serve(ctx, store, []net.Listener{l}, Options{Version: "v", Grace: time.Hour})
+		return Serve(ctx, store, &Listeners{API: []net.Listener{l}}, Options{Version: "v", Grace: time.Hour})
 	})
 	if info, err := os.Stat(name); err != nil || info.Mode() != os.ModeSocket|0o660 {
 		t.Errorf("the socket is %v, %v, want mode 0660", info, err)
@@ -151,7 +151,7 @@ func TestDrain(t *testing.T) {
 			})
 			name := socket(t)
 			l := listen(t, name)
-			end := start(t, func(ctx context.Context) error { return d.run(ctx, []net.Listener{l}) })
+			end := start(t, func(ctx context.Context) error { return d.run(ctx, &Listeners{API: []net.Listener{l}}) })
 			conn := dial(t, name)
 			did := make(chan error, 1)
 			go func() { did <- invoke(conn, "/test.Work/Do", 0) }()
@@ -177,7 +177,7 @@ func TestServeEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	l := listen(t, socket(t))
-	if err := newDaemon(Options{}).run(ctx, []net.Listener{l}); err != nil {
+	if err := newDaemon(Options{}).run(ctx, &Listeners{API: []net.Listener{l}}); err != nil {
 		t.Error(err)
 	}
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
@@ -188,14 +188,14 @@ func TestServeEnded(t *testing.T) {
 func TestListen(t *testing.T) {
 	name := socket(t)
 	l := listen(t, name)
-	if _, err := Listen(t.Context(), name, ""); !errdefs.IsFailedPrecondition(err) {
+	if _, err := listenUnix(t.Context(), name, ""); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second daemon: %v, want failed precondition", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // as if it was killed
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Listen(t.Context(), "unix://"+name, "12345")
+	again, err := listenUnix(t.Context(), "unix://"+name, "12345")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,13 +205,13 @@ func TestListen(t *testing.T) {
 	if err := again.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(t.Context(), name, "no such group"); !errdefs.IsNotFound(err) {
+	if _, err := listenUnix(t.Context(), name, "no such group"); !errdefs.IsNotFound(err) {
 		t.Errorf("a group that is not there: %v, want not found", err)
 	}
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(t.Context(), name, ""); !errdefs.IsFailedPrecondition(err) {
+	if _, err := listenUnix(t.Context(), name, ""); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a file that is no socket: %v, want failed precondition", err)
 	}
 }
