@@ -280,14 +280,18 @@ func (r *run) folders(ctx context.Context, snapshotter string, remove func(Folde
 	return err
 }
 
-// ingests throws away those that nobody writes any more, and that nobody holds.
+// ingests throws away those that nobody writes any more, and that no lease keeps.
 func (r *run) ingests(ctx context.Context) error {
+	leased, err := r.Meta.LeasedIngests(ctx)
+	if err != nil {
+		return err
+	}
 	list, err := r.Content.Ingests(ctx)
 	if err != nil {
 		return err
 	}
 	for _, in := range list {
-		if in.Busy || !r.old(in.UpdatedAt) {
+		if in.Busy || leased[in.Key] || !r.old(in.UpdatedAt) {
 			continue
 		}
 		if !r.DryRun {

@@ -494,24 +494,33 @@ func TestFolders(t *testing.T) {
 }
 
 // Ingests that nobody goes on with are thrown away when they are old, or all are asked for; those
-// that somebody writes are not, nor does that fail.
+// that somebody writes, or a lease keeps, are not, nor does that fail.
 func TestIngests(t *testing.T) {
 	s := newStore(t, mem.New())
 	old := time.Now().Add(-25 * time.Hour)
+	leased, err := metadata.IngestKey(ns, "leased")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := metadata.Lease{ID: "lease", Ingests: []string{"leased"}}
+	if _, err := s.meta.CreateLease(t.Context(), ns, lease); err != nil {
+		t.Fatal(err)
+	}
 	ingests := []content.Status{
 		{Key: "old", UpdatedAt: old},
 		{Key: "old, being written", UpdatedAt: old, Busy: true},
 		{Key: "old, taken up", UpdatedAt: old},
+		{Key: leased, UpdatedAt: old},
 		{Key: "young", StartedAt: old, UpdatedAt: time.Now()},
 	}
 	for name, tt := range map[string]struct {
 		o          gc.Options
 		want, left []string
 	}{
-		"dry":   {gc.Options{DryRun: true}, []string{"old", "old, taken up"}, []string{"old", "old, being written", "old, taken up", "young"}},
-		"grace": {gc.Options{}, []string{"old"}, []string{"old, being written", "old, taken up", "young"}},
-		"all":   {gc.Options{All: true}, []string{"old", "young"}, []string{"old, being written", "old, taken up"}},
-		"below": {gc.Options{All: true, Below: []image.Digest{id("x")}}, nil, []string{"old", "old, being written", "old, taken up", "young"}},
+		"dry":   {gc.Options{DryRun: true}, []string{"old", "old, taken up"}, []string{"old", "old, being written", "old, taken up", leased, "young"}},
+		"grace": {gc.Options{}, []string{"old"}, []string{"old, being written", "old, taken up", leased, "young"}},
+		"all":   {gc.Options{All: true}, []string{"old", "young"}, []string{"old, being written", "old, taken up", leased}},
+		"below": {gc.Options{All: true, Below: []image.Digest{id("x")}}, nil, []string{"old", "old, being written", "old, taken up", leased, "young"}},
 	} {
 		s.disk.ingests, s.disk.taken = slices.Clone(ingests), "old, taken up"
 		if r := s.run(tt.o); !slices.Equal(r.Ingests, tt.want) {

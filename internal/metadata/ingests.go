@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"context"
 	"strings"
 
 	"github.com/stowage/stowage/internal/content"
@@ -28,4 +29,21 @@ func CutIngestKey(key string) (ns, ref string, ok bool) {
 	}
 	ns, ref, ok = strings.Cut(rest, "/")
 	return ns, ref, ok && ref != "" && CheckNamespace(ns) == nil
+}
+
+// LeasedIngests are the keys of those that leases list.
+func (s *Store) LeasedIngests(ctx context.Context) (map[string]bool, error) {
+	leased := map[string]bool{}
+	err := s.view(ctx, func(v view) error {
+		live, _, err := s.leases(v)
+		for _, l := range live {
+			for _, ref := range l.Ingests {
+				if key, err := IngestKey(l.namespace, ref); err == nil {
+					leased[key] = true
+				}
+			}
+		}
+		return err
+	})
+	return leased, err
 }

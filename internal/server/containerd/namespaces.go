@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	namespaces "github.com/containerd/containerd/api/services/namespaces/v1"
-	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -64,22 +62,10 @@ func (n *namespacesService) Create(ctx context.Context, req *namespaces.CreateNa
 // Update gives a namespace labels, and makes it if it is new: those that the mask names, as labels.KEY,
 // or all, with labels or without a mask.
 func (n *namespacesService) Update(ctx context.Context, req *namespaces.UpdateNamespaceRequest) (*namespaces.UpdateNamespaceResponse, error) {
-	name, labels := req.Namespace.GetName(), req.Namespace.GetLabels()
-	paths := req.UpdateMask.GetPaths()
-	whole := len(paths) == 0
-	some := map[string]string{}
-	for _, path := range paths {
-		key, single := strings.CutPrefix(path, "labels.")
-		if !single && path != "labels" {
-			return nil, fmt.Errorf("a namespace has no field %.100q to be updated: %w", path, errdefs.ErrInvalidArgument)
-		}
-		if single {
-			some[key] = labels[key]
-		}
-		whole = whole || !single
-	}
-	if !whole {
-		labels = some
+	name := req.Namespace.GetName()
+	labels, whole, err := maskLabels(req.UpdateMask.GetPaths(), req.Namespace.GetLabels())
+	if err != nil {
+		return nil, fmt.Errorf("update namespace %.100s: %w", name, err)
 	}
 	if err := n.server.store.Metadata().PutNamespace(ctx, name, labels, whole); err != nil {
 		return nil, err
