@@ -36,6 +36,9 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 	if o.OnlyPlan {
 		return res, err
 	}
+	if err == nil {
+		res.Unpacked, err = s.unpackAfter(ctx, res.Unpacked, o.UnpackOptions, res.Name)
+	}
 	a := Act{Kind: PullAct, Err: err}
 	if err == nil {
 		a.Moved, a.Reused = res.Fetched, res.Reused
@@ -85,18 +88,21 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (*Impo
 	defer s.writing()()
 	began := time.Now()
 	res, err := transfer.Import(ctx, s.place(), r, o)
-	return s.imported(ctx, began, res, err)
+	return s.imported(ctx, began, o, res, err)
 }
 
 // imported ends an import.
-func (s *Store) imported(ctx context.Context, began time.Time, res *ImportResult, err error) (*ImportResult, error) {
-	a := Act{Kind: ImportAct, Err: err}
+func (s *Store) imported(ctx context.Context, began time.Time, o ImportOptions, res *ImportResult, err error) (*ImportResult, error) {
+	var names []string
 	if err == nil {
-		a.Moved, a.Reused = res.Fetched, res.Reused
-		var names []string
 		for _, img := range res.Images {
 			names = append(names, img.Name)
 		}
+		_, err = s.unpackAfter(ctx, false, o.UnpackOptions, names...)
+	}
+	a := Act{Kind: ImportAct, Err: err}
+	if err == nil {
+		a.Moved, a.Reused = res.Fetched, res.Reused
 		s.brought(ctx, names...)
 	}
 	s.ended(began, a)
@@ -119,7 +125,7 @@ func (s *Store) ImportFile(ctx context.Context, file string, o ImportOptions) (r
 	}
 	if info.IsDir() {
 		res, err := transfer.ImportDir(ctx, s.place(), file, o)
-		return s.imported(ctx, began, res, err)
+		return s.imported(ctx, began, o, res, err)
 	}
 	f, err := os.Open(file)
 	if err != nil {

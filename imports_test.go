@@ -43,7 +43,7 @@ var allowed = map[string]string{
 	"snapshot":   "flock kv layer metadata mount",
 	"registry":   "ref image par progress rate",
 	"archive":    "ref image content par progress",
-	"containerd": "image content metadata par",
+	"containerd": "image content metadata mount par snapshot",
 
 	// Work: one verb each.
 	"unpack":   "par progress image content layer metadata snapshot",

@@ -214,7 +214,11 @@ func (s *Store) Namespace() string { return s.ns }
 
 // place is the store as transfers see it.
 func (s *Store) place() transfer.Store {
-	return transfer.Store{Content: s.content, Meta: s.meta, Namespace: s.ns, Unpacker: s.unpacker}
+	p := transfer.Store{Content: s.content, Meta: s.meta, Namespace: s.ns}
+	if s.peer == nil {
+		p.Unpacker = s.unpacker
+	}
+	return p
 }
 
 // Compact gives the space that the metadata no longer needs back to the disk.

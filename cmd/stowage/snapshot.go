@@ -24,12 +24,12 @@ func snapshotCommand(a *app) *cobra.Command {
 }
 
 // open opens the snapshotter that the flags name.
-func (f *snapshotFlags) open(a *app) (*stowage.Snapshotter, error) {
+func (f *snapshotFlags) open(a *app) (stowage.Snapshots, error) {
 	s, err := a.local()
 	if err != nil {
 		return nil, err
 	}
-	return s.Snapshotter(f.snapshotter)
+	return s.Snapshots(a.ctx, f.snapshotter)
 }
 
 // walk lists the snapshots of the snapshotter that the flags name.

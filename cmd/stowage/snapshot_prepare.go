@@ -21,12 +21,12 @@ func snapshotPrepareCommand(a *app, f *snapshotFlags, name string) *cobra.Comman
 		Example: "  stowage snapshot " + name + " --target /mnt work sha256:5561829c… | sh",
 		Args:    cobra.RangeArgs(1, 2),
 	}
-	make := (*stowage.Snapshotter).Prepare
+	make := stowage.Snapshots.Prepare
 	if name == "view" {
 		cmd.Short = "Make a read-only view of a committed snapshot"
 		cmd.Long = `Makes a view called KEY of the committed snapshot PARENT. With --target it prints the commands
 that mount it there.`
-		make = (*stowage.Snapshotter).View
+		make = stowage.Snapshots.View
 	}
 	cmd.Flags().StringVarP(&target, "target", "t", "", "print the commands that mount it at this folder")
 	cmd.Flags().BoolVar(&asJSON, "mounts", false, "print the mounts as JSON")

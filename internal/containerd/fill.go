@@ -2,19 +2,15 @@ package containerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
-	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
-	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 
@@ -28,8 +24,9 @@ const (
 	// asked is how many questions are under way at once.
 	asked = 8
 
-	snapshotLabel    = "containerd.io/gc.ref.snapshot." // on a config: the unpacked image
-	snapshotterTypes = "io.containerd.snapshotter.v1"
+	// SnapshotLabel begins the key of a label that a config has; the name of a snapshotter follows. It
+	// names the snapshot of the whole image there.
+	SnapshotLabel = "containerd.io/gc.ref.snapshot."
 )
 
 // Fill writes what the peer knows of the namespace into an empty store.
@@ -113,21 +110,6 @@ func (f *filling) readLeases(ctx context.Context) error {
 	return nil
 }
 
-// Snapshotters names those that work at the peer.
-func (c *Client) Snapshotters(ctx context.Context) (names []string, err error) {
-	r, err := introspectionapi.NewIntrospectionClient(c.conn).Plugins(ctx, &introspectionapi.PluginsRequest{Filters: []string{"type==" + snapshotterTypes}})
-	if err != nil {
-		return nil, fmt.Errorf("list snapshotters: %w", native(err))
-	}
-	for _, p := range r.Plugins {
-		if p.Type == snapshotterTypes && p.InitErr == nil {
-			names = append(names, p.ID)
-		}
-	}
-	slices.Sort(names)
-	return names, nil
-}
-
 func (f *filling) readSnapshots(ctx context.Context) error {
 	names, err := f.Snapshotters(ctx)
 	if err != nil {
@@ -135,43 +117,11 @@ func (f *filling) readSnapshots(ctx context.Context) error {
 	}
 	f.m.Snapshots = map[string][]metadata.Snapshot{}
 	for _, name := range names {
-		if f.m.Snapshots[name], err = f.Snapshots(ctx, name); err != nil {
+		if f.m.Snapshots[name], err = f.Snapshotter(name).Walk(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// Snapshots lists the snapshots of a snapshotter by key.
-func (c *Client) Snapshots(ctx context.Context, snapshotter string) (list []metadata.Snapshot, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s, err := snapshotsapi.NewSnapshotsClient(c.conn).List(ctx, &snapshotsapi.ListSnapshotsRequest{Snapshotter: snapshotter})
-	for err == nil {
-		var m *snapshotsapi.ListSnapshotsResponse
-		if m, err = s.Recv(); errors.Is(err, io.EOF) {
-			slices.SortFunc(list, func(a, b metadata.Snapshot) int { return strings.Compare(a.Key, b.Key) })
-			return list, nil
-		}
-		for _, i := range m.GetInfo() {
-			list = append(list, snapshotOf(i))
-		}
-	}
-	return nil, fmt.Errorf("list snapshots of %s: %w", snapshotter, native(err))
-}
-
-func snapshotOf(i *snapshotsapi.Info) metadata.Snapshot {
-	row := metadata.Snapshot{
-		Key: i.GetName(), Parent: i.GetParent(), Kind: metadata.Committed, Labels: i.GetLabels(),
-		CreatedAt: i.GetCreatedAt().AsTime(), UpdatedAt: i.GetUpdatedAt().AsTime(),
-	}
-	switch i.GetKind() {
-	case snapshotsapi.Kind_ACTIVE:
-		row.Kind = metadata.Active
-	case snapshotsapi.Kind_VIEW:
-		row.Kind = metadata.View
-	}
-	return row
 }
 
 // Holdings are the blobs, with their sizes, and the snapshots that the peer has records of.
@@ -194,7 +144,7 @@ func (c *Client) Holdings(ctx context.Context) (h Holdings, err error) {
 		return h, err
 	}
 	for _, name := range names {
-		list, err := c.Snapshots(ctx, name)
+		list, err := c.Snapshotter(name).Walk(ctx)
 		if err != nil {
 			return h, err
 		}
@@ -328,7 +278,7 @@ func (f *filling) asked(doc *metadata.Document) bool {
 		return false
 	}
 	for k := range config.Labels {
-		if strings.HasPrefix(k, snapshotLabel) {
+		if strings.HasPrefix(k, SnapshotLabel) {
 			return true
 		}
 	}

@@ -59,6 +59,17 @@ func (c *Client) underLease(ctx context.Context) error {
 	return nil
 }
 
+// underAct is underLease where there is an act: what is made by hand outside of any stays by itself.
+func (c *Client) underAct(ctx context.Context) error {
+	c.mu.Lock()
+	acts := c.acts
+	c.mu.Unlock()
+	if acts == 0 {
+		return nil
+	}
+	return c.underLease(ctx)
+}
+
 // dropLease ends the lease of the acts, if there is one.
 func (c *Client) dropLease(ctx context.Context) error {
 	c.mu.Lock()

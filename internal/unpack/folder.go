@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/layer"
 )
 
@@ -15,13 +16,24 @@ func (u *Unpacker) Folder(ctx context.Context, img Image, dir string) (losses []
 		return nil, err
 	}
 	for i, d := range img.Layers {
-		res, err := u.fromStore(ctx, d, img.DiffIDs[i], func(ctx context.Context, in io.Reader) (layer.Result, error) {
-			return layer.Apply(ctx, in, dir, u.options())
-		})
+		lost, err := u.Layer(ctx, d, img.DiffIDs[i], dir)
 		if err != nil {
-			return nil, &LayerError{d.Digest, err}
+			return nil, err
 		}
-		losses = append(losses, res.Losses...)
+		losses = append(losses, lost...)
 	}
 	return losses, nil
+}
+
+// Layer applies one layer to dir, which holds the tree below it, such as a mount of an active
+// snapshot, and returns what could not be kept there. It needs no snapshotter. After an error dir holds
+// part of the layer.
+func (u *Unpacker) Layer(ctx context.Context, d image.Descriptor, diffID image.Digest, dir string) ([]layer.Loss, error) {
+	res, err := u.fromStore(ctx, d, diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
+		return layer.Apply(ctx, in, dir, u.options())
+	})
+	if err != nil {
+		return nil, &LayerError{d.Digest, err}
+	}
+	return res.Losses, nil
 }
