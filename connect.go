@@ -103,7 +103,7 @@ func (s *Store) owned(act string) error {
 	if s.peer == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: what is at %s is not in a folder of ours: %w", act, s.peer.address, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("%s: this needs the files of the store, and %s keeps them to itself: %w", act, s.peer.address, errdefs.ErrFailedPrecondition)
 }
 
 // prunePeer has the peer collect, in all of its namespaces: what goes is its decision, and what went of
@@ -136,6 +136,36 @@ func (s *Store) prunePeer(ctx context.Context, o PruneOptions) (*PruneReport, er
 		}
 	}
 	return &report, nil
+}
+
+// readPeer is [Store.readDisk] for a peer, as its records have it.
+func (s *Store) readPeer(ctx context.Context) (*disk, error) {
+	d := &disk{blobs: map[Digest]int64{}, folders: map[metadata.SnapshotFolder]int64{}, rest: map[string]int64{}}
+	blobs, err := s.meta.Blobs(ctx, s.ns)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range blobs {
+		d.blobs[b.Digest] = b.Size
+	}
+	names, err := s.meta.Snapshotters(ctx, s.ns)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		rows, err := s.meta.Snapshots(ctx, s.ns, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			d.folders[metadata.SnapshotFolder{Snapshotter: name, Folder: row.Folder}] = row.Size
+		}
+	}
+	ingests, err := s.content.Ingests(ctx)
+	for _, in := range ingests {
+		d.rest[restIngests] += in.Offset
+	}
+	return d, err
 }
 
 // examinePeer is [Store.Doctor] for a peer. Each look is at what the peer says by then, so that a

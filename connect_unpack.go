@@ -229,4 +229,3 @@ func (s *Store) fillMounts(ctx context.Context, mounts []Mount, layer Descriptor
 	}
 	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
-

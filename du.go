@@ -47,11 +47,18 @@ type part struct {
 	users int // images that need it
 }
 
-// DiskUsage measures what the store takes on the disk, and what of it is for which image. After an
+// DiskUsage measures what the store takes on the disk, and what of it is for which image; of a peer it is
+// told what its records say of the namespace. After an
 // error about a file that cannot be read the usage is what could be. It walks over all files, and
 // keeps nobody from working meanwhile; what comes or goes then may be counted or not.
 func (s *Store) DiskUsage(ctx context.Context) (*DiskUsage, error) {
-	files, diskErr := s.readDisk()
+	var files *disk
+	var diskErr error
+	if s.peer != nil {
+		files, diskErr = s.readPeer(ctx)
+	} else {
+		files, diskErr = s.readDisk()
+	}
 	if files == nil {
 		return nil, diskErr
 	}

@@ -56,6 +56,16 @@ func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions
 	if dir, err = mountPoint(dir); err != nil {
 		return err
 	}
+	if s.peer != nil {
+		sn, err := s.peerSnapshotter(ctx, o.Snapshotter)
+		if err == nil {
+			err = s.unpackInto(ctx, sn, parts.Image)
+		}
+		if err != nil {
+			return err
+		}
+		return mountAt(ctx, byHand{sn}, dir, parts, o.Writable)
+	}
 	sn, err := s.Snapshotter(o.Snapshotter)
 	if err != nil {
 		return err
@@ -68,20 +78,25 @@ func (s *Store) MountImage(ctx context.Context, name, dir string, o MountOptions
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err := s.ensureUnpacked(ctx, sn.Name(), parts, o.Progress); err != nil {
+		return err
+	}
+	return mountAt(ctx, sn, dir, parts, o.Writable)
+}
+
+// mountAt mounts an image that is unpacked at dir, by way of a snapshot that is called so.
+func mountAt(ctx context.Context, sn Snapshots, dir string, parts *imageParts, writable bool) error {
 	if info, mounted, err := mount.At(dir); err != nil {
 		return err
 	} else if mounted {
 		return fmt.Errorf("%s is mounted at %s: %w", cmpOr(info.Source, "something"), dir, errdefs.ErrAlreadyExists)
 	}
-	if err := s.ensureUnpacked(ctx, sn.Name(), parts, o.Progress); err != nil {
-		return err
-	}
-	mounts, err := prepareMount(ctx, sn, dir, parts, o.Writable)
+	mounts, err := prepareMount(ctx, sn, dir, parts, writable)
 	if err != nil {
 		return err
 	}
 	if err := mount.All(mounts, dir); err != nil {
-		if !o.Writable {
+		if !writable {
 			err = errors.Join(err, sn.Remove(context.WithoutCancel(ctx), dir))
 		}
 		return err
@@ -163,7 +178,7 @@ func (s *Store) ensureUnpacked(ctx context.Context, snapshotter string, parts *i
 }
 
 // prepareMount makes the snapshot called dir, or finds a writable one that is there from before.
-func prepareMount(ctx context.Context, sn *Snapshotter, dir string, parts *imageParts, writable bool) ([]Mount, error) {
+func prepareMount(ctx context.Context, sn Snapshots, dir string, parts *imageParts, writable bool) ([]Mount, error) {
 	parent := ""
 	if chain := image.ChainIDs(parts.DiffIDs); len(chain) > 0 {
 		parent = chain[len(chain)-1].String()
@@ -232,6 +247,9 @@ func (s *Store) UnmountImage(ctx context.Context, dir string, remove bool) (kept
 
 // unmountOf is UnmountImage for the mounts of one snapshotter.
 func (s *Store) unmountOf(ctx context.Context, snapshotter, name string, remove bool) (found, kept bool, err error) {
+	if s.peer != nil {
+		return unmountFrom(ctx, byHand{s.peer.Snapshotter(snapshotter)}, name, remove, nil)
+	}
 	sn, err := s.Snapshotter(snapshotter)
 	if err != nil {
 		return false, false, err
@@ -245,6 +263,12 @@ func (s *Store) unmountOf(ctx context.Context, snapshotter, name string, remove 
 		return false, false, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	return unmountFrom(ctx, sn, name, remove, sn.Release)
+}
+
+// unmountFrom takes away the mount at name, and its snapshot unless that is to be kept; release, if
+// there is any, ends what the snapshotter does for a kept one while it is mounted.
+func unmountFrom(ctx context.Context, sn Snapshots, name string, remove bool, release func(context.Context, string) error) (found, kept bool, err error) {
 	row, err := sn.Stat(ctx, name)
 	if errdefs.IsNotFound(err) {
 		return false, false, nil
@@ -258,8 +282,10 @@ func (s *Store) unmountOf(ctx context.Context, snapshotter, name string, remove 
 	if row.Kind != Active || remove {
 		return true, false, sn.Remove(ctx, name)
 	}
-	if err := sn.Release(ctx, name); err != nil {
-		return true, true, err
+	if release != nil {
+		if err := release(ctx, name); err != nil {
+			return true, true, err
+		}
 	}
 	_, err = sn.Label(ctx, name, map[string]string{mountLabel: "", mountingLabel: ""})
 	return true, true, err
@@ -399,13 +425,18 @@ func (s *Store) ImageUsage(ctx context.Context, name string, platform *Platform,
 	if err != nil {
 		return nil, err
 	}
-	sn, err := s.Snapshotter(snapshotter)
+	sn, err := s.Snapshots(ctx, snapshotter)
 	if err != nil {
 		return nil, err
 	}
 	chain := image.ChainIDs(parts.DiffIDs)
-	rows, err := sn.Chain(ctx, chain)
-	if err != nil {
+	var rows []Snapshot
+	if own, ok := sn.(*Snapshotter); ok {
+		rows, err = own.Chain(ctx, chain)
+	} else if len(chain) > 0 {
+		rows, err = s.meta.SnapshotChain(ctx, s.ns, sn.Name(), chain[len(chain)-1].String())
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, err
 	}
 	if len(rows) < len(chain) {

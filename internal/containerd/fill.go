@@ -110,6 +110,14 @@ func (f *filling) readLeases(ctx context.Context) error {
 	return nil
 }
 
+func indexes[T any](list []T) []int {
+	all := make([]int, len(list))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 func (f *filling) readSnapshots(ctx context.Context) error {
 	names, err := f.Snapshotters(ctx)
 	if err != nil {
@@ -117,9 +125,30 @@ func (f *filling) readSnapshots(ctx context.Context) error {
 	}
 	f.m.Snapshots = map[string][]metadata.Snapshot{}
 	for _, name := range names {
-		if f.m.Snapshots[name], err = f.Snapshotter(name).Walk(ctx); err != nil {
+		sn := f.Snapshotter(name)
+		rows, err := sn.Walk(ctx)
+		if err != nil {
 			return err
 		}
+		err = par.Each(ctx, asked, indexes(rows), func(ctx context.Context, i int) error {
+			rows[i].Folder = rows[i].Key // each has one of its own
+			if d := image.Digest(rows[i].Key); content.Validate(d) == nil {
+				rows[i].DiffID = d // what is called after a chain is a layer, and nobody's by itself
+			}
+			if rows[i].Kind != metadata.Committed {
+				return nil // the peer would have to look through its files
+			}
+			used, err := sn.Usage(ctx, rows[i].Key)
+			if err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+			rows[i].Size, rows[i].Inodes = used.Size, used.Inodes
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		f.m.Snapshots[name] = rows
 	}
 	return nil
 }

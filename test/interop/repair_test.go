@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,8 +101,24 @@ func (n *node) must(out string, err error) string {
 	return out
 }
 
+// in is the node for a part of a test.
+func (n *node) in(t *testing.T) *node {
+	b, part := *n.bench, *n
+	b.t, part.bench = t, &b
+	return &part
+}
+
 func TestRepair(t *testing.T) {
 	n := newNode(t)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *node)
+	}{{"a blob that was not pulled", repairSkipped}, {"damage", repairDamage}, {"other work", workOnNode}} {
+		t.Run(part.name, func(t *testing.T) { part.run(t, n.in(t)) })
+	}
+}
+
+func repairSkipped(t *testing.T, n *node) {
 	archive := filepath.Join(n.dir, "out.tar")
 
 	if out, err := n.ctr("images", "export", archive, n.ref); err == nil {
@@ -130,4 +147,149 @@ func TestRepair(t *testing.T) {
 	n.must(n.ctr("images", "export", archive, n.ref))
 	n.must(n.on("save", "-o", archive, n.ref))
 	n.loads("-i", archive)
+}
+
+// blobFile is where the node's containerd keeps a blob.
+func (n *node) blobFile(digest string) string {
+	return filepath.Join(n.Root, "io.containerd.content.v1.content", "blobs", strings.Replace(digest, ":", "/", 1))
+}
+
+// repairDamage: what a disk, or somebody with a shell, does to a node.
+func repairDamage(t *testing.T, n *node) {
+	archive := filepath.Join(n.dir, "out.tar")
+	other := n.one.Manifest().Layers[1].Digest.String()
+	root := n.one.Root.Digest.String()
+
+	// A wrong bit in one layer; the file of another is gone, and containerd has not noticed.
+	wrong := n.blobFile(n.missing)
+	b, err := os.ReadFile(wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.Remove(wrong); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(wrong, b, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(n.blobFile(other)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := n.on("doctor", "--verify")
+	if err == nil {
+		t.Fatalf("doctor finds nothing:\n%s", out)
+	}
+	for kind, digest := range map[string]string{"corrupt-blob": n.missing, "missing-blob": other} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), kind+" "+digest) {
+			t.Errorf("doctor does not say %s of %s:\n%s", kind, digest, out)
+		}
+	}
+	n.must(n.on("doctor", "--verify", "--repair"))
+	// Now the manifest of an image, with which its layers go at containerd's next collection.
+	n.must(n.ctr("content", "rm", root))
+	n.must(n.on("gc"))
+	n.must(n.on("doctor", "--repair"))
+	for _, ref := range []string{n.ref, n.host + "/app:1"} {
+		n.must(n.ctr("images", "export", archive, ref))
+		n.loads("-i", archive)
+	}
+	aside, err := filepath.Glob(filepath.Join(n.dir, "none", "quarantine", "*"))
+	if err != nil || len(aside) != 1 {
+		t.Fatalf("in quarantine: %v, %v", aside, err)
+	}
+	if kept, err := os.ReadFile(aside[0]); err != nil || !bytes.Equal(kept, b) {
+		t.Errorf("the wrong bytes were not kept: %v", err)
+	}
+
+	// Nor would its collection notice that the image needs them, with the labels gone.
+	out = n.must(n.ctr("content", "ls"))
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); fields[0] == root {
+			for _, label := range strings.Split(fields[len(fields)-1], ",") {
+				if key, _, _ := strings.Cut(label, "="); strings.HasPrefix(key, "containerd.io/gc.ref.content.") {
+					n.must(n.ctr("content", "label", root, key+"="))
+				}
+			}
+		}
+	}
+	if out, err := n.on("doctor"); err == nil || !strings.Contains(out, "unlinked-blob") {
+		t.Errorf("doctor says %v of blobs that nothing leads to:\n%s", err, out)
+	}
+	n.must(n.on("doctor", "--repair"))
+	n.must(n.on("gc"))
+	n.must(n.on("image", "check", "--verify"))
+}
+
+// workOnNode works on a containerd by way of stowage, and has containerd's client look at it.
+func workOnNode(t *testing.T, n *node) {
+	n.must(n.on("rmi", "--gc", n.ref, n.host+"/app:1"))
+	if out := n.must(n.on("content", "ls", "-q")) + n.must(n.ctr("snapshots", "ls")); strings.Contains(out, "sha256:") {
+		t.Fatalf("after everything was removed there is\n%s", out)
+	}
+
+	// Both come whole, though they have their layers in common.
+	archive := filepath.Join(n.dir, "out.tar")
+	for _, ref := range []string{n.host + "/app:1", n.ref} {
+		n.must(n.on("pull", ref))
+	}
+	n.must(n.on("gc"))
+	for _, ref := range []string{n.host + "/app:1", n.ref} {
+		out := n.must(n.ctr("images", "check", "name=="+ref))
+		if !strings.Contains(out, "complete") || !strings.Contains(out, "true") {
+			t.Errorf("containerd says of %s:\n%s", ref, out)
+		}
+		n.must(n.ctr("images", "export", archive, ref))
+		n.loads("-i", archive)
+	}
+
+	n.must(n.on("tag", n.ref, n.host+"/app:mine"))
+	n.must(n.on("image", "label", n.host+"/app:mine", "a=b"))
+	if out := n.must(n.ctr("images", "ls", "name=="+n.host+"/app:mine")); !strings.Contains(out, "a=b") {
+		t.Errorf("containerd knows of the tag:\n%s", out)
+	}
+	n.must(n.on("push", n.host+"/app:mine"))
+	n.must(n.on("save", "-o", archive, n.host+"/app:mine"))
+	n.must(n.on("rmi", "--gc", n.host+"/app:mine", n.ref, n.host+"/app:1"))
+	n.must(n.on("load", "-i", archive))
+	n.must(n.on("image", "check", "--verify", n.host+"/app:mine"))
+
+	at := filepath.Join(n.dir, "mounted")
+	n.must(n.on("image", "mount", n.host+"/app:mine", at))
+	entries, err := os.ReadDir(at)
+	if err != nil || len(entries) == 0 {
+		t.Errorf("what is mounted has %v, %v", entries, err)
+	}
+	n.must(n.on("image", "unmount", at))
+	if out := n.must(n.on("snapshot", "ls", "-q")); strings.Contains(out, at) {
+		t.Errorf("the mount leaves its snapshot:\n%s", out)
+	}
+	for _, args := range [][]string{{"du"}, {"why", n.host + "/app:mine"}, {"image", "usage", n.host + "/app:mine"}, {"image", "info", n.host + "/app:mine"}, {"snapshot", "usage"}} {
+		n.must(n.on(args...))
+	}
+
+	n.must(n.on("lease", "create", "--id", "held"))
+	if out := n.must(n.ctr("leases", "ls")); !strings.Contains(out, "held") || strings.Contains(out, "stowage-") {
+		t.Errorf("leases:\n%s", out)
+	}
+	n.must(n.on("lease", "rm", "held"))
+	n.must(n.on("namespace", "create", "other", "k=v"))
+	if out := n.must(n.ctr("namespaces", "ls")); !strings.Contains(out, "k=v") {
+		t.Errorf("namespaces:\n%s", out)
+	}
+	n.must(n.on("namespace", "rm", "other"))
+
+	// What it cannot do it says.
+	for _, args := range [][]string{{"gc", "--dry-run"}, {"content", "prune", "--evict"}} {
+		out, err := n.on(args...)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 6 {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	out, err := n.command(n.bin, "--address", filepath.Join(n.dir, "nobody"), "images")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 5 {
+		t.Errorf("where nobody listens: %v\n%s", err, out)
+	}
 }
