@@ -3,6 +3,7 @@ package imagetest
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -67,6 +68,7 @@ type Spec struct {
 	ConfigType string         // media type in the config's descriptor; empty: the usual one
 	Env        []string       // in the config
 	User       string         // likewise
+	Created    *time.Time     // likewise, and in its history
 }
 
 // A Layer is a tar and how to compress it.
@@ -90,6 +92,7 @@ func Layers(how Compression, tars ...Tar) []Layer {
 func (s Spec) Build(dir string) (*Image, error) {
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
 	config := v1.Image{
+		Created:  s.Created,
 		Platform: s.platform(),
 		Config:   v1.ImageConfig{User: s.User, Env: s.Env, Cmd: []string{"/bin/sh"}},
 		RootFS:   v1.RootFS{Type: "layers"},
@@ -102,7 +105,7 @@ func (s Spec) Build(dir string) (*Image, error) {
 		}
 		blob.MediaType = s.layerType(layer)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, diffID)
-		config.History = append(config.History, v1.History{CreatedBy: fmt.Sprintf("layer %d", i)})
+		config.History = append(config.History, v1.History{Created: s.Created, CreatedBy: fmt.Sprintf("layer %d", i)})
 		manifest.Layers = append(manifest.Layers, blob.Descriptor)
 		img.add(blob)
 	}
