@@ -82,6 +82,41 @@ func (s *Store) ImagesByPrefix(ctx context.Context, ns, prefix string) (list []I
 	return list, err
 }
 
+// ImagesAbove lists the images of a namespace that reach a blob, by name. Damaged ones are left out.
+func (s *Store) ImagesAbove(ctx context.Context, ns string, d image.Digest) (list []Image, err error) {
+	if err := checkDigests(d); err != nil {
+		return nil, err
+	}
+	err = s.view(ctx, func(v view) error {
+		above, err := v.above(d)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for target := range above {
+			err := v.imagesOf(target, func(in, name string) {
+				if in == ns {
+					names = append(names, name)
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			row, err := v.image(ns, name)
+			if err == nil {
+				list = append(list, row.Image)
+			} else if !unread(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
 // Tag names the image src dst as well. Errors: [errdefs.ErrNotFound]; [errdefs.ErrAlreadyExists]
 // when dst has another target, unless force moves it.
 func (s *Store) Tag(ctx context.Context, ns, src, dst string, force bool) (img Image, err error) {

@@ -702,3 +702,42 @@ func TestLostIndex(t *testing.T) {
 		}
 	}
 }
+
+// What reaches a blob is found, however far up, and in one namespace alone.
+func TestImagesAbove(t *testing.T) {
+	s := newStore(t)
+	both := metadata.Batch{
+		Blobs:     blobs("amd64", "arm64", "config", "layer", "other", "index"),
+		Documents: []metadata.Document{manifest("amd64", "config", "layer"), manifest("arm64", "other", "layer"), index("index", on("amd64", "amd64"), on("arm64", "arm64"))},
+		Images:    []metadata.PutImage{put("multi", "index"), put("again", "index"), put("one", "amd64")},
+	}
+	apply(t, s, ns, both)
+	both.Images = []metadata.PutImage{put("elsewhere", "index")}
+	apply(t, s, "other", both)
+	for _, tc := range []struct {
+		ns, blob string
+		want     []string
+	}{
+		{ns, "config", []string{"again", "multi", "one"}},
+		{ns, "layer", []string{"again", "multi", "one"}},
+		{ns, "other", []string{"again", "multi"}},
+		{ns, "index", []string{"again", "multi"}},
+		{ns, "absent", nil},
+		{"other", "config", []string{"elsewhere"}},
+	} {
+		list, err := s.ImagesAbove(t.Context(), tc.ns, desc(tc.blob).Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, img := range list {
+			got = append(got, img.Name)
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("above %s in %s (-want +got):\n%s", tc.blob, tc.ns, diff)
+		}
+	}
+	if _, err := s.ImagesAbove(t.Context(), ns, "sha256:x"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("above what is no digest: %v", err)
+	}
+}

@@ -53,19 +53,18 @@ func (s *Server) StreamImages(req *runtime.StreamImagesRequest, stream grpc.Serv
 }
 
 func (s *Server) list(ctx context.Context, filter *runtime.ImageFilter) (list []*runtime.Image, err error) {
-	all, err := s.images(ctx)
-	if err != nil {
-		return nil, err
-	}
+	var all []named
 	if name := filter.GetImage().GetImage(); name != "" {
-		one, err := find(all, name)
+		n, err := s.find(ctx, name)
 		if errdefs.IsNotFound(err) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		all = []named{one}
+		all = []named{n}
+	} else if all, err = s.images(ctx); err != nil {
+		return nil, err
 	}
 	for _, n := range all {
 		spec, err := s.spec(ctx, n)
@@ -142,6 +141,11 @@ func (s *Server) images(ctx context.Context) ([]named, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.group(ctx, records)
+}
+
+// group makes images of their records.
+func (s *Server) group(ctx context.Context, records []stowage.Image) ([]named, error) {
 	var manifests []stowage.Digest
 	size := map[stowage.Digest]int64{}
 	of := make([]stowage.Digest, len(records)) // by record; empty: it cannot be run
@@ -200,38 +204,68 @@ func runnable(img stowage.Image) (p metadata.PlatformState, ok bool) {
 // find looks an image up by its ID, a prefix of it of at least 6 digits, or a reference. Errors:
 // [errdefs.ErrNotFound]; [errdefs.ErrInvalidArgument] for a name that is none, or of several images.
 func (s *Server) find(ctx context.Context, name string) (named, error) {
-	all, err := s.images(ctx)
+	absent := fmt.Errorf("image %s: %w", name, errdefs.ErrNotFound)
+	id, err := s.id(ctx, name)
 	if err != nil {
 		return named{}, err
 	}
-	return find(all, name)
+	if id == "" {
+		return named{}, absent
+	}
+	records, err := s.store.Metadata().ImagesAbove(ctx, Namespace, id)
+	if err != nil {
+		return named{}, err
+	}
+	found, err := s.group(ctx, records)
+	if err != nil {
+		return named{}, err
+	}
+	// An index reaches the configs of other platforms, too.
+	i := slices.IndexFunc(found, func(n named) bool { return n.id == id })
+	if i < 0 {
+		return named{}, absent
+	}
+	return found[i], nil
 }
 
-func find(all []named, name string) (named, error) {
+// id finds the ID that a name means; empty: there is none.
+func (s *Server) id(ctx context.Context, name string) (id stowage.Digest, err error) {
 	r, refErr := parse(name)
 	if refErr == nil {
-		normal := r.String()
-		if i := slices.IndexFunc(all, func(n named) bool { return slices.Contains(n.names, normal) }); i >= 0 {
-			return all[i], nil
+		record, err := s.store.Metadata().Image(ctx, Namespace, r.String())
+		if err == nil {
+			found, err := s.group(ctx, []stowage.Image{record})
+			if err != nil || len(found) == 0 {
+				return "", err
+			}
+			return found[0].id, nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return "", err
 		}
 	}
 	algorithm, hex, ok := ref.ParseDigestPrefix(name)
-	if !ok && refErr != nil {
-		return named{}, refErr
+	if !ok {
+		return "", refErr
 	}
-	var found []named
+	prefix := algorithm + ":" + hex
+	if image.CheckDigest(stowage.Digest(prefix)) == nil {
+		return stowage.Digest(prefix), nil
+	}
+	all, err := s.images(ctx)
+	if err != nil {
+		return "", err
+	}
 	for _, n := range all {
-		if ok && strings.HasPrefix(string(n.id), algorithm+":"+hex) {
-			found = append(found, n)
+		switch {
+		case !strings.HasPrefix(n.id.String(), prefix):
+		case id != "":
+			return "", fmt.Errorf("image %s: several images begin so: %w", name, errdefs.ErrInvalidArgument)
+		default:
+			id = n.id
 		}
 	}
-	switch len(found) {
-	case 0:
-		return named{}, fmt.Errorf("image %s: %w", name, errdefs.ErrNotFound)
-	case 1:
-		return found[0], nil
-	}
-	return named{}, fmt.Errorf("image %s: %d images begin so: %w", name, len(found), errdefs.ErrInvalidArgument)
+	return id, nil
 }
 
 // spec reads the config of an image.
