@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,12 @@ import (
 // Errors: [errdefs.ErrFailedPrecondition] for what layers cannot have, a name that reads as a
 // marker or a path of more than 4095 bytes; [io.ErrUnexpectedEOF] for a file that became shorter meanwhile; those of w and the trees.
 func Diff(ctx context.Context, w io.Writer, lower, upper Tree) error {
+	return DiffUntil(ctx, w, lower, upper, time.Time{})
+}
+
+// DiffUntil is [Diff] for builds that are to come out the same at any time: what changed after latest
+// gets that time. Zero: whatever it has.
+func DiffUntil(ctx context.Context, w io.Writer, lower, upper Tree, latest time.Time) error {
 	d := &differ{
 		ctx:   ctx,
 		lower: lower,
@@ -42,6 +49,7 @@ func Diff(ctx context.Context, w io.Writer, lower, upper Tree) error {
 		plan:  map[string]*Node{},
 		first: map[FileID]string{},
 	}
+	d.tar.latest = latest
 	if err := d.diff(); err != nil {
 		return fmt.Errorf("diff: %w", err)
 	}

@@ -22,9 +22,10 @@ const tarBlock = 512
 // A tarWriter writes entries as ustar, with pax records for what that cannot say and for nothing
 // else, in the order of their keys. Equal entries are equal bytes.
 type tarWriter struct {
-	ctx context.Context
-	w   *bufio.Writer
-	pax []byte
+	ctx    context.Context
+	w      *bufio.Writer
+	pax    []byte
+	latest time.Time // no time after it is written; zero: all are
 }
 
 func newTarWriter(ctx context.Context, w io.Writer) *tarWriter {
@@ -42,6 +43,9 @@ func (t *tarWriter) entry(name, link string, a *Attr) error {
 		uid:  int64(a.UID),
 		gid:  int64(a.GID),
 		time: a.ModTime,
+	}
+	if !t.latest.IsZero() && h.time.After(t.latest) {
+		h.time = t.latest
 	}
 	switch {
 	case link != "":

@@ -27,9 +27,14 @@ type Info struct {
 // "lowerdir" from the topmost down, however they were handed in. They are as they were given
 // at mounting. Lower folders whose names were too many for the mount call of an old kernel
 // are relative to a folder of which the kernel does not tell.
-func (i Info) Dirs(option string) []string {
+func (i Info) Dirs(option string) []string { return dirsOf(i.Options, option) }
+
+// Dirs are the folders that an option of an overlay names, as those of [Info.Dirs].
+func (m Mount) Dirs(option string) []string { return dirsOf(m.Options, option) }
+
+func dirsOf(options []string, option string) []string {
 	var dirs []string
-	for _, o := range i.Options {
+	for _, o := range options {
 		key, value, _ := strings.Cut(o, "=")
 		switch key {
 		case option:
