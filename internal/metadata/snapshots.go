@@ -44,7 +44,8 @@ type Snapshot struct {
 	// Folder is where the snapshotter keeps what this one adds to its parent. Snapshots of one
 	// layer share a folder. Empty: nowhere, because the layer is lazy.
 	Folder string `json:"folder,omitempty"`
-	// DiffID is the layer that was unpacked; empty for what was committed by hand.
+	// DiffID is the layer that was unpacked; empty for what was committed by hand. Of an active one it
+	// is the layer that was applied to it.
 	DiffID image.Digest `json:"diffID,omitempty"`
 	// Manifests are those whose layers this is the whole stack of. A committed snapshot with a
 	// DiffID goes when no image reaches them and nothing stands on it.
@@ -349,6 +350,48 @@ func (s *Store) RelabelSnapshot(ctx context.Context, ns, snapshotter, key string
 		return c.set(snapshotKey(ns, snapshotter, key), old, row)
 	})
 	return row, err
+}
+
+// AppliedToSnapshot notes that a layer was applied to an active snapshot, and what that came to. After a
+// second one it is nobody's unpacked layer.
+func (s *Store) AppliedToSnapshot(ctx context.Context, ns, snapshotter, key string, diffID image.Digest, res layer.Result) error {
+	return s.update(ctx, func(c change) error {
+		row, err := c.snapshot(ns, snapshotter, key)
+		if err != nil {
+			return err
+		}
+		old := row
+		if row.DiffID != "" {
+			diffID, res = "", layer.Result{}
+		}
+		row.DiffID, row.Size, row.Inodes, row.Losses = diffID, res.Size, res.Inodes, res.Losses
+		return c.set(snapshotKey(ns, snapshotter, key), old, row)
+	})
+}
+
+// Stacked tells whether a snapshot is called as that of its layer on top of its parent.
+func (row *Snapshot) Stacked() bool {
+	if row.DiffID == "" || row.Parent == "" {
+		return row.DiffID != "" && row.Key == row.DiffID.String()
+	}
+	return row.Key == image.ChainIDs([]image.Digest{image.Digest(row.Parent), row.DiffID})[1].String()
+}
+
+// SnapshotsIn lists the snapshots of a namespace that have a folder.
+func (s *Store) SnapshotsIn(ctx context.Context, ns, snapshotter, folder string) (list []Snapshot, err error) {
+	err = s.view(ctx, func(v view) error {
+		rows, err := v.folderRows(snapshotter, folder)
+		prefix := string(snapshotKey(ns, snapshotter, ""))
+		for _, k := range rows {
+			if name, ok := strings.CutPrefix(k, prefix); ok && err == nil {
+				var row Snapshot
+				row, err = v.snapshot(ns, snapshotter, name)
+				list = append(list, row)
+			}
+		}
+		return err
+	})
+	return list, err
 }
 
 // RemoveSnapshot removes the row of a snapshot and returns it; its folder is the caller's to

@@ -155,7 +155,7 @@ func (s *Store) SetAside(ctx context.Context, key string) (moved string, err err
 		return "", err
 	}
 	folder := s.Path(row.Folder)
-	if row.Kind == View || row.DiffID != "" || !s.There(row) {
+	if row.Kind == View || row.Kind == Committed && row.DiffID != "" || !s.There(row) {
 		if err := s.removeRow(ctx, key, folder); err != nil || row.Folder == "" {
 			return "", err
 		}

@@ -273,8 +273,8 @@ func (s *Store) Commit(ctx context.Context, name, key string, labels map[string]
 }
 
 // CommitAs makes the active snapshot key into a committed one of which as says the name, the labels,
-// with none of the active one's, and how long it is kept for its own sake. Its files are durable when
-// it returns. After an error it is still active. Errors: [errdefs.ErrAlreadyExists];
+// with none of the active one's, and how long it is kept for its own sake. If it is called as the stack
+// of the layer that was applied to it, it counts as that layer unpacked. Its files are durable when it returns. After an error it is still active. Errors: [errdefs.ErrAlreadyExists];
 // [errdefs.ErrFailedPrecondition] when key is not active, or is mounted.
 func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err error) {
 	lock, err := s.lockFilled(ctx, key)
@@ -308,7 +308,11 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 	}
 	if err == nil {
 		err = s.meta.CommitSnapshot(ctx, s.ns, s.name, as.Key, key, func(row *Snapshot) {
-			row.Size, row.Inodes, row.Labels, row.Expires = usage.Size, usage.Inodes, as.Labels, as.Expires
+			row.Labels, row.Expires = as.Labels, as.Expires
+			if !row.Stacked() {
+				row.DiffID, row.Losses = "", nil
+				row.Size, row.Inodes = usage.Size, usage.Inodes
+			}
 		})
 	}
 	if err != nil {
@@ -318,6 +322,23 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 		s.log.Warn("a committed snapshot takes more space than it needs", "snapshotter", s.name, "key", as.Key, "reason", err)
 	}
 	return nil
+}
+
+// Apply has f apply a layer to an active snapshot, by whatever mounts, and notes what that came to.
+func (s *Store) Apply(ctx context.Context, key string, f func() (diffID digest.Digest, res layer.Result, err error)) (err error) {
+	lock, err := s.lockFilled(ctx, key)
+	if err == nil {
+		defer func() { err = errors.Join(err, release(lock)) }()
+		err = s.writing()
+	}
+	if err != nil {
+		return fmt.Errorf("apply a layer to snapshot %s: %w", key, err)
+	}
+	diffID, res, err := f()
+	if err != nil {
+		return err
+	}
+	return s.meta.AppliedToSnapshot(ctx, s.ns, s.name, key, diffID, res)
 }
 
 // lockFilled locks the folder of an active snapshot, so that one at a time makes it a committed one, and
