@@ -57,6 +57,7 @@ func New(store *stowage.Store, o Options) *Server {
 // Register adds every service to r.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	registerSnapshots(r, s)
+	registerDiff(r, s)
 	registerVersion(r, s)
 	registerContent(r, s)
 	registerImages(r, s)
