@@ -23,21 +23,17 @@ func (s *Store) NameImage(ctx context.Context, put PutImage) (Image, error) {
 }
 
 // RemoveImage takes one name away, exactly as it is written, if it stands for target or that is empty.
-// With o.Collect all that nothing needs is deleted, whether this image kept it or another that went
-// before. Errors: [errdefs.ErrNotFound].
-func (s *Store) RemoveImage(ctx context.Context, name string, target Digest, o RemoveOptions) error {
+// Content goes at the next collection, as with [Store.RemoveImages]. Errors: [errdefs.ErrNotFound].
+func (s *Store) RemoveImage(ctx context.Context, name string, target Digest) error {
 	img, err := s.meta.Image(ctx, s.ns, name)
 	if err == nil {
 		err = s.meta.RemoveImage(ctx, s.ns, name, target)
 	}
+	if err == nil && s.gc.OnRemoval {
+		_, err = s.Prune(ctx, PruneOptions{Below: []Digest{img.Target.Digest}})
+	}
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
-	switch {
-	case o.Collect:
-		_, err = s.Prune(ctx, PruneOptions{})
-	case s.gc.OnRemoval:
-		_, err = s.Prune(ctx, PruneOptions{Below: []Digest{img.Target.Digest}})
-	}
-	return err
+	return nil
 }

@@ -28,8 +28,8 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 	}
 	o.LeaveEvicted = s.gc.DiscardUnpacked
 	reg := s.reg
-	if o.Credentials != nil {
-		reg = reg.WithCredentials(o.Credentials)
+	if !o.IsZero() {
+		reg = reg.With(o.Manner)
 		defer reg.Close()
 	}
 	res, err := transfer.Pull(ctx, s.place(), reg, r, o)
@@ -53,6 +53,7 @@ func (s *Store) Pull(ctx context.Context, reference string, o PullOptions) (*Pul
 type ExportOptions struct {
 	Choice
 	Verify       bool // hash every blob again, also those that nothing touched since they were stored
+	NoDocker     bool // leave out the lists that docker reads
 	FetchMissing bool // get what is missing from the registry that the image's name points to
 	Progress     ProgressSink
 }
@@ -61,7 +62,7 @@ type ExportOptions struct {
 // the same bytes every time. Images whose blobs are not all there are a *[MissingError].
 func (s *Store) Export(ctx context.Context, w io.Writer, names []string, o ExportOptions) error {
 	inner := transfer.ExportOptions{
-		Choice: o.Choice, Verify: o.Verify, FetchMissing: o.FetchMissing, Registry: s.reg, Progress: o.Progress,
+		Choice: o.Choice, Verify: o.Verify, FetchMissing: o.FetchMissing, Registry: s.reg, NoDocker: o.NoDocker, Progress: o.Progress,
 	}
 	began := time.Now()
 	full := make([]string, 0, len(names))

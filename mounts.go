@@ -153,6 +153,18 @@ func mountPoint(dir string) (string, error) {
 	return filepath.Abs(dir)
 }
 
+// Unpack unpacks a stored image into a snapshotter, unless that was done: the host's platform, if none is
+// named. An empty snapshotter is the best one that works here.
+func (s *Store) Unpack(ctx context.Context, name, snapshotter string, platform *Platform, sink ProgressSink) (err error) {
+	defer s.writing()()
+	parts, hold, err := s.hold(ctx, name, platform)
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, hold.Release(context.WithoutCancel(ctx))) }()
+	return s.ensureUnpacked(ctx, snapshotter, parts, sink)
+}
+
 // ensureUnpacked unpacks an image unless that was done.
 func (s *Store) ensureUnpacked(ctx context.Context, snapshotter string, parts *imageParts, sink ProgressSink) (err error) {
 	u, err := s.unpacker(snapshotter)

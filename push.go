@@ -26,7 +26,12 @@ func (s *Store) Push(ctx context.Context, name, target string, o PushOptions) (*
 	}
 	s.touch(ctx, img)
 	o.Fetch = s.sources(to)
-	res, err := transfer.Push(ctx, s.place(), s.reg, img.Name, to, o)
+	reg := s.reg
+	if !o.IsZero() {
+		reg = reg.With(o.Manner)
+		defer reg.Close()
+	}
+	res, err := transfer.Push(ctx, s.place(), reg, img.Name, to, o)
 	a := Act{Kind: PushAct, Err: err}
 	if err == nil {
 		a.Moved = res.Pushed

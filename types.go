@@ -52,6 +52,8 @@ type (
 	Credentials = registry.Credentials
 	// CredentialsFunc gives those for a registry.
 	CredentialsFunc = registry.CredentialsFunc
+	// Manner is how one request has registries reached.
+	Manner = registry.Manner
 	// PullOptions tunes [Store.Pull].
 	PullOptions = transfer.PullOptions
 	// PullResult is what a pull did.

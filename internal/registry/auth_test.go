@@ -192,9 +192,9 @@ func TestWithCredentials(t *testing.T) {
 	g := &rt.Guard{User: "me", Password: secret}
 	f := serve(t, g.Bearer())
 	c := dial(t, registry.Options{})
-	with := c.WithCredentials(func(context.Context, string) (registry.Credentials, error) {
+	with := c.With(registry.Manner{Credentials: func(context.Context, string) (registry.Credentials, error) {
 		return registry.Credentials{Username: "me", Password: secret}, nil
-	})
+	}})
 	defer with.Close()
 	if _, err := with.Resolve(t.Context(), f.tag); err != nil {
 		t.Error(err)

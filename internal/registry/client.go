@@ -90,11 +90,28 @@ func New(o Options) *Client {
 	return c
 }
 
-// WithCredentials is a client that reaches the same registries with the credentials that find gives,
-// and shares what c is given of the line and of parallel requests, but no tokens. The caller closes it.
-func (c *Client) WithCredentials(find CredentialsFunc) *Client {
+// A Manner is how somebody wants registries to be reached for one request. The zero value is as they are
+// reached for others.
+type Manner struct {
+	Credentials CredentialsFunc // of whoever asks; nil: those of the client
+	HostsDir    string          // in place of the client's; empty: those
+	PlainHTTP   bool            // without TLS, whatever the client does
+}
+
+// IsZero tells whether there is nothing to it.
+func (m Manner) IsZero() bool { return m.Credentials == nil && m.HostsDir == "" && !m.PlainHTTP }
+
+// With is a client that reaches registries in another manner, and shares what c is given of the line and
+// of parallel requests, but no tokens. The caller closes it.
+func (c *Client) With(m Manner) *Client {
 	o := c.o
-	o.Username, o.Password, o.UsernameFrom, o.Credentials = "", "", "", find
+	if m.Credentials != nil {
+		o.Username, o.Password, o.UsernameFrom, o.Credentials = "", "", "", m.Credentials
+	}
+	if m.HostsDir != "" {
+		o.HostsDirs, o.Tables.Mirrors = []string{m.HostsDir}, nil
+	}
+	o.PlainHTTP = o.PlainHTTP || m.PlainHTTP
 	with := New(o)
 	with.line, with.room = c.line, c.room
 	return with

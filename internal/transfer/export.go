@@ -26,6 +26,7 @@ type ExportOptions struct {
 	// *[MissingError]; lazy ones are fetched in any case.
 	FetchMissing bool
 	Registry     Registry // nil: nothing is fetched
+	NoDocker     bool     // leaves out the lists that docker reads
 	Progress     progress.Sink
 }
 
@@ -140,7 +141,9 @@ func (s Store) exported(ctx context.Context, img metadata.Image, o ExportOptions
 	} else if len(gone) == 0 {
 		e.blobs = append(e.blobs, sel.attached...)
 	}
-	e.image.Docker = dockerEntry(t, sel.manifests)
+	if !o.NoDocker {
+		e.image.Docker = dockerEntry(t, sel.manifests)
+	}
 	return e, nil
 }
 

@@ -23,8 +23,12 @@ import (
 type ImportOptions struct {
 	Choice
 	Tag string // names the image that the archive leaves unnamed; normalised
-	// Of the platforms that count as asked for, those that were named are unpacked; otherwise
-	// the host's, or the only one.
+	// Names gives an image its names, whatever they are, in place of that, from what the archive calls
+	// it: a name in normal form, or a tag, or neither. With none it is left out.
+	Names  func(name, tag string, d image.Digest) []string
+	Labels map[string]string // that the images get
+	// Of the platforms that count as asked for, those that were named are unpacked, or those among
+	// them that Only lists; otherwise the host's, or the only one.
 	UnpackOptions
 	Progress progress.Sink
 }
@@ -109,6 +113,9 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	for _, e := range found.Images {
+		if o.Names != nil && len(o.Names(e.Name, e.Tag, e.Target.Digest)) == 0 {
+			continue
+		}
 		if refers[e.Target.Digest] {
 			whole = append(whole, e)
 			continue
@@ -119,7 +126,7 @@ func (s Store) importing(ctx context.Context, o ImportOptions, read func(archive
 		}
 		whole = append(whole, e)
 	}
-	if len(whole) == 0 {
+	if len(whole) == 0 && len(failed) > 0 {
 		return nil, errors.Join(failed...)
 	}
 	if err := u.rows(&batch); err != nil {
@@ -211,15 +218,19 @@ func (s Store) unpackImported(ctx context.Context, u *unpacking, e archive.Entry
 	if err != nil {
 		return err
 	}
-	if len(o.Platforms) == 0 && !o.All && len(chosen) > 1 {
-		host, err := image.Choose([]image.Platform{image.Host()}, chosen)
+	only := o.Only
+	if len(only) == 0 && len(o.Platforms) == 0 && !o.All {
+		only = []image.Platform{image.Host()}
+	}
+	if len(only) > 0 && len(chosen) > 1 {
+		some, err := image.Choose(only, chosen)
 		if errdefs.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		chosen = host
+		chosen = some
 	}
 	first := len(u.images)
 	for _, d := range chosen {
@@ -256,11 +267,17 @@ func (s Store) addImported(ctx context.Context, batch *metadata.Batch, known map
 	if refers {
 		return nil
 	}
-	put := metadata.PutImage{Name: name, Target: e.Target}
+	put := metadata.PutImage{Name: name, Target: e.Target, Labels: o.Labels}
 	for _, d := range chosen {
 		put.Want = append(put.Want, d.Digest)
 	}
-	batch.Images = append(batch.Images, put)
+	if o.Names == nil {
+		batch.Images = append(batch.Images, put)
+		return nil
+	}
+	for _, put.Name = range o.Names(e.Name, e.Tag, e.Target.Digest) {
+		batch.Images = append(batch.Images, put)
+	}
 	return nil
 }
 

@@ -41,9 +41,10 @@ type PullOptions struct {
 	OnlyPlan bool // find out what would be done, and do nothing
 	// LeaveEvicted leaves out layers that were evicted, if they are not to be unpacked now.
 	LeaveEvicted bool
-	// Credentials are those of whoever wants the image; nil: the store's own. The door gives [Pull] a
-	// registry that has them.
-	Credentials registry.CredentialsFunc
+	// Manner is how whoever wants the image has its registry reached. The door gives [Pull] a registry
+	// that is reached so.
+	registry.Manner
+	Name string // that the image gets, in normal form or not; empty: its reference
 	UnpackOptions
 	Progress progress.Sink
 }
@@ -106,6 +107,9 @@ func newPull(s Store, reg Registry, r ref.Reference, o PullOptions) *pull {
 	p := &pull{
 		Store: s, reg: reg, source: r, name: r.String(), o: o, bodies: map[image.Digest][]byte{},
 		labels: sourceLabels(r),
+	}
+	if o.Name != "" {
+		p.name = o.Name
 	}
 	p.o.Streams, p.small = lanes(o.Streams)
 	return p
@@ -370,7 +374,7 @@ func (p *pull) unpacking(ctx context.Context, chosen []image.Descriptor, t *imag
 	}
 	for _, d := range chosen {
 		doc := t.Document(d.Digest)
-		if !doc.IsImage() {
+		if !doc.IsImage() || d.Platform != nil && !image.Match(p.o.Only, *d.Platform) {
 			continue
 		}
 		c, err := p.anyConfig(ctx, doc)

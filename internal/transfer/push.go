@@ -10,6 +10,7 @@ import (
 	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/progress"
 	"github.com/stowage/stowage/internal/ref"
+	"github.com/stowage/stowage/internal/registry"
 )
 
 // PushOptions tunes [Push]. The zero value pushes the image as it is, with what refers to it.
@@ -23,7 +24,10 @@ type PushOptions struct {
 	// any case, when the target needs them.
 	FetchMissing bool
 	Fetch        Registry // where blobs are fetched for that; nil: by way of the one that is pushed to
-	Progress     progress.Sink
+	// Manner is how whoever pushes has the target reached. The door gives [Push] a registry that is
+	// reached so.
+	registry.Manner
+	Progress progress.Sink
 }
 
 // PushResult is what a push or a copy did.

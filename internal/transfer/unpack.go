@@ -21,6 +21,8 @@ import (
 type UnpackOptions struct {
 	Snapshotter string // empty: the best one that works here
 	NoUnpack    bool
+	// Only are the platforms to unpack, of those that a transfer is about; empty: it decides.
+	Only []image.Platform
 }
 
 // unpacking is the unpacking of one transfer.

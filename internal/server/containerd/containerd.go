@@ -41,6 +41,7 @@ type Server struct {
 	o         Options
 	collector *collector
 	exchange  *exchange
+	streams   streams
 }
 
 // New makes the services of a store, which the caller closes after the gRPC server has stopped. It
@@ -67,6 +68,8 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	registerContainers(r, s)
 	registerTasks(r, s)
 	registerEvents(r, s)
+	registerStreaming(r, s)
+	registerTransfer(r, s)
 }
 
 // in is the store on the namespace of a request. Errors: [errdefs.ErrFailedPrecondition] when it

@@ -85,7 +85,7 @@ func TestEventsOfTheStore(t *testing.T) {
 	must(t, err)
 	_, err = store.Metadata().LabelImage(ctx, "default", "a", map[string]string{"k": "v"})
 	must(t, err)
-	must(t, store.RemoveImage(ctx, "a", "", stowage.RemoveOptions{}))
+	must(t, store.RemoveImage(ctx, "a", ""))
 	step("an image", `default /images/create name:"a"`, `default /images/update name:"a" labels:{key:"k" value:"v"}`, `default /images/delete name:"a"`)
 
 	sn, err := store.Snapshotter("native")

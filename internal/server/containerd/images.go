@@ -161,8 +161,13 @@ func (i *imagesService) Delete(ctx context.Context, req *images.DeleteImageReque
 		return nil, err
 	}
 	target := image.Digest(req.Target.GetDigest())
-	if err := store.RemoveImage(ctx, req.Name, target, stowage.RemoveOptions{Collect: req.Sync}); err != nil {
+	if err := store.RemoveImage(ctx, req.Name, target); err != nil {
 		return nil, err
+	}
+	if req.Sync {
+		if err := i.server.collector.collect(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return &emptypb.Empty{}, nil
 }

@@ -46,7 +46,7 @@ func offer(t testing.TB, store *stowage.Store, o containerd.Options) (address st
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(append(containerd.Errors(), grpc.MaxRecvMsgSize(16<<20))...) // as containerd's
+	g := grpc.NewServer(append(containerd.Errors(), grpc.MaxRecvMsgSize(16<<20), grpc.WaitForHandlers(true))...) // as containerd's
 	containerd.New(store, o).Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
