@@ -71,7 +71,7 @@ func connected(ctx context.Context, client *containerd.Client, p *peer) (*Store,
 	s := &Store{
 		root: dir, ns: o.Namespace, db: db, held: new(stopwatch), peer: p,
 		meta: metadata.New(db, filepath.Join(dir, "holders")), content: client,
-		reg: registry.New(o.Registry), log: o.Log,
+		reg: registry.New(o.Registry), log: o.Log, tell: o.Ended,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}
 	s.views = &views{of: map[string]*Store{o.Namespace: s}}
