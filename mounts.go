@@ -446,7 +446,7 @@ func (s *Store) ImageUsage(ctx context.Context, name string, platform *Platform,
 	if own, ok := sn.(*Snapshotter); ok {
 		rows, err = own.Chain(ctx, chain)
 	} else if len(chain) > 0 {
-		rows, err = s.meta.SnapshotChain(ctx, s.ns, sn.Name(), chain[len(chain)-1].String())
+		rows, err = s.meta.SnapshotChain(ctx, s.ns, metadata.SnapshotterName(sn.Name()), chain[len(chain)-1].String())
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, err

@@ -100,7 +100,7 @@ func (f *filling) readLeases(ctx context.Context) error {
 			snapshotter, isSnapshot := strings.CutPrefix(r.Type, "snapshots/")
 			switch {
 			case isSnapshot:
-				row.Snapshots = append(row.Snapshots, metadata.SnapshotRef{Snapshotter: snapshotter, Key: r.ID})
+				row.Snapshots = append(row.Snapshots, metadata.SnapshotRef{Snapshotter: metadata.SnapshotterName(snapshotter), Key: r.ID})
 			case r.Type == "content" && content.Validate(image.Digest(r.ID)) == nil:
 				row.Digests = append(row.Digests, image.Digest(r.ID))
 			}
@@ -148,7 +148,7 @@ func (f *filling) readSnapshots(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.m.Snapshots[name] = rows
+		f.m.Snapshots[metadata.SnapshotterName(name)] = rows
 	}
 	return nil
 }

@@ -42,9 +42,17 @@ type Snapshotter struct {
 	api  snapshotsapi.SnapshotsClient
 }
 
-// Snapshotter is the one called name, whether there is one or not.
+// Snapshotter is the one called name, there or in rows, whether there is one or not.
 func (c *Client) Snapshotter(name string) *Snapshotter {
-	return &Snapshotter{c: c, name: name, api: snapshotsapi.NewSnapshotsClient(c.conn)}
+	return &Snapshotter{c: c, name: peerName(name), api: snapshotsapi.NewSnapshotsClient(c.conn)}
+}
+
+// peerName is the inverse of [metadata.SnapshotterName].
+func peerName(name string) string {
+	if name == "overlay" {
+		return "overlayfs"
+	}
+	return name
 }
 
 // Name is what the peer calls it.

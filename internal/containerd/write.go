@@ -200,7 +200,7 @@ func (c *Client) createLease(ctx context.Context, l *metadata.Lease) error {
 		resources = append(resources, &leasesapi.Resource{ID: d.String(), Type: "content"})
 	}
 	for _, s := range l.Snapshots {
-		resources = append(resources, &leasesapi.Resource{ID: s.Key, Type: "snapshots/" + s.Snapshotter})
+		resources = append(resources, &leasesapi.Resource{ID: s.Key, Type: "snapshots/" + peerName(s.Snapshotter)})
 	}
 	for _, r := range resources {
 		if _, err := leases.AddResource(ctx, &leasesapi.AddResourceRequest{ID: l.ID, Resource: r}); err != nil {
