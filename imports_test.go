@@ -61,7 +61,7 @@ var allowed = map[string]string{
 	"imagetest": "image registry",
 	"demo":      "image imagetest registry",
 	"bench":     "image imagetest registry",
-	"test":      "image imagetest layer registry",
+	"test":      "containerd image imagetest layer registry",
 }
 
 // forTests are folders whose packages tests of every group may import besides: storage to stand

@@ -43,16 +43,12 @@ func dial(t *testing.T, address, namespace string) *containerd.Client {
 	return c
 }
 
-// limited is a store on a containerd, which hashes with sha256 whatever is asked for.
-type limited struct{ *containerd.Client }
-
-func (limited) Algorithms() []digest.Algorithm { return []digest.Algorithm{digest.SHA256} }
-
 func TestContent(t *testing.T) {
 	p := start(t, containerdtest.Options{Isolated: true})
 	n := 0
 	contenttest.Run(t, func(t *testing.T) content.Store {
 		n++ // each namespace is a store of its own
-		return limited{dial(t, p.Address, fmt.Sprint("test", n))}
+		c := dial(t, p.Address, fmt.Sprint("test", n))
+		return contenttest.Limited{Store: c, Algorithms: []digest.Algorithm{digest.SHA256}} // containerd hashes with it whatever is asked for
 	})
 }

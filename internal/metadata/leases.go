@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/image"
 )
 
@@ -203,7 +204,7 @@ func (r LeaseResources) check() error {
 		}
 	}
 	for _, ref := range r.Ingests {
-		if err := checkText("ingest", ref); err != nil {
+		if err := content.ValidateIngest(ref, content.Want{}); err != nil {
 			return err
 		}
 	}

@@ -4,17 +4,24 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
+	"github.com/stowage/stowage/internal/containerd"
 	"github.com/stowage/stowage/internal/containerd/containerdtest"
+	"github.com/stowage/stowage/internal/content"
+	"github.com/stowage/stowage/internal/content/contenttest"
 	"github.com/stowage/stowage/internal/imagetest"
 )
 
@@ -23,12 +30,31 @@ import (
 // are not fetched.
 type node struct {
 	*bench
-	*containerdtest.Process
+	address string // of its socket
+	root    string // of containerd; empty: it is a daemon of ours
 	ref     string
 	missing string
 }
 
 const nodeNamespace = "node"
+
+// pushSame pushes an image that has the layers of app:1 in another compression.
+func (n *node) pushSame() {
+	n.t.Helper()
+	tars, err := imagetest.Machine(2<<20, 1<<20)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	same, err := imagetest.Spec{Layers: imagetest.Layers(imagetest.Zstd, tars...)}.Build("")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := imagetest.Push(n.t.Context(), n.host, "app", "zstd", same); err != nil {
+		n.t.Fatal(err)
+	}
+	n.ref = n.host + "/app:zstd"
+	n.missing = same.Manifest().Layers[0].Digest.String()
+}
 
 func newNode(t *testing.T) *node {
 	b := newBench(t)
@@ -41,19 +67,8 @@ func newNode(t *testing.T) *node {
 			t.Error(err)
 		}
 	})
-	n := &node{bench: b, Process: p, ref: b.host + "/app:zstd"}
-	tars, err := imagetest.Machine(2<<20, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	same, err := imagetest.Spec{Layers: imagetest.Layers(imagetest.Zstd, tars...)}.Build("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := imagetest.Push(t.Context(), b.host, "app", "zstd", same); err != nil {
-		t.Fatal(err)
-	}
-	n.missing = same.Manifest().Layers[0].Digest.String()
+	n := &node{bench: b, address: p.Address, root: p.Root}
+	n.pushSame()
 	c, err := client.New(p.Address)
 	if err != nil {
 		t.Fatal(err)
@@ -84,12 +99,12 @@ func (n *node) command(name string, args ...string) (string, error) {
 
 // ctr runs containerd's client on the node.
 func (n *node) ctr(args ...string) (string, error) {
-	return n.command("ctr", append([]string{"--address", n.Address, "--namespace", nodeNamespace}, args...)...)
+	return n.command("ctr", append([]string{"--address", n.address, "--namespace", nodeNamespace}, args...)...)
 }
 
 // on runs stowage on the node.
 func (n *node) on(args ...string) (string, error) {
-	return n.command(n.bin, append([]string{"--progress", "none", "--address", n.Address, "-n", nodeNamespace}, args...)...)
+	return n.command(n.bin, append([]string{"--progress", "none", "--address", n.address, "-n", nodeNamespace}, args...)...)
 }
 
 // must is for a command that must succeed.
@@ -151,7 +166,7 @@ func repairSkipped(t *testing.T, n *node) {
 
 // blobFile is where the node's containerd keeps a blob.
 func (n *node) blobFile(digest string) string {
-	return filepath.Join(n.Root, "io.containerd.content.v1.content", "blobs", strings.Replace(digest, ":", "/", 1))
+	return filepath.Join(n.root, "io.containerd.content.v1.content", "blobs", strings.Replace(digest, ":", "/", 1))
 }
 
 // repairDamage: what a disk, or somebody with a shell, does to a node.
@@ -221,9 +236,11 @@ func repairDamage(t *testing.T, n *node) {
 	n.must(n.on("image", "check", "--verify"))
 }
 
-// workOnNode works on a containerd by way of stowage, and has containerd's client look at it.
+// workOnNode works on a daemon by way of stowage, and has containerd's client look at it.
 func workOnNode(t *testing.T, n *node) {
-	n.must(n.on("rmi", "--gc", n.ref, n.host+"/app:1"))
+	if n.root != "" {
+		n.must(n.on("rmi", "--gc", n.ref, n.host+"/app:1"))
+	}
 	if out := n.must(n.on("content", "ls", "-q")) + n.must(n.ctr("snapshots", "ls")); strings.Contains(out, "sha256:") {
 		t.Fatalf("after everything was removed there is\n%s", out)
 	}
@@ -237,7 +254,7 @@ func workOnNode(t *testing.T, n *node) {
 	for _, ref := range []string{n.host + "/app:1", n.ref} {
 		out := n.must(n.ctr("images", "check", "name=="+ref))
 		if !strings.Contains(out, "complete") || !strings.Contains(out, "true") {
-			t.Errorf("containerd says of %s:\n%s", ref, out)
+			t.Errorf("ctr says of %s:\n%s", ref, out)
 		}
 		n.must(n.ctr("images", "export", archive, ref))
 		n.loads("-i", archive)
@@ -246,7 +263,7 @@ func workOnNode(t *testing.T, n *node) {
 	n.must(n.on("tag", n.ref, n.host+"/app:mine"))
 	n.must(n.on("image", "label", n.host+"/app:mine", "a=b"))
 	if out := n.must(n.ctr("images", "ls", "name=="+n.host+"/app:mine")); !strings.Contains(out, "a=b") {
-		t.Errorf("containerd knows of the tag:\n%s", out)
+		t.Errorf("ctr knows of the tag:\n%s", out)
 	}
 	n.must(n.on("push", n.host+"/app:mine"))
 	n.must(n.on("save", "-o", archive, n.host+"/app:mine"))
@@ -292,4 +309,61 @@ func workOnNode(t *testing.T, n *node) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 5 {
 		t.Errorf("where nobody listens: %v\n%s", err, out)
 	}
+}
+
+// TestOwnDaemon works on a daemon of ours in the same ways, and as on any other store.
+func TestOwnDaemon(t *testing.T) {
+	b := newBench(t)
+	dir, err := os.MkdirTemp("", "own") // short: the path of a socket has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{bench: b, address: filepath.Join(dir, "sock")}
+	n.pushSame()
+	daemon := exec.CommandContext(context.WithoutCancel(t.Context()), b.bin, "--root", filepath.Join(b.dir, "served"), "serve", "--address", n.address)
+	daemon.Env = append(os.Environ(), "STOWAGE_CONFIG=/dev/null")
+	var log bytes.Buffer
+	daemon.Stderr = &log
+	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(daemon.Process.Signal(syscall.SIGTERM), daemon.Wait(), os.RemoveAll(dir)); err != nil {
+			t.Errorf("%v\n%s", err, log.String())
+		}
+	})
+	for n.ready() != nil {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("it does not listen")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	t.Run("content", func(t *testing.T) {
+		stores := 0
+		contenttest.Run(t, func(t *testing.T) content.Store {
+			stores++ // each namespace is a store of its own
+			c, err := containerd.Dial(t.Context(), n.address, containerd.Options{Namespace: fmt.Sprint("test", stores), Aside: t.TempDir()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return contenttest.Limited{Store: c, MaxKey: 400} // its own keys have the namespace in them
+		})
+	})
+	t.Run("images", func(t *testing.T) { workOnNode(t, n.in(t)) })
+}
+
+// ready asks whether the daemon listens.
+func (n *node) ready() error {
+	conn, err := net.Dial("unix", n.address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
