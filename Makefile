@@ -8,11 +8,18 @@ export CGO_ENABLED = 0
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 
-.PHONY: build demo test lint bench fuzz drill interop deps clean
+# What the program says that it is: the tag of a release, or the commit.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+.PHONY: build deb demo test lint bench fuzz drill interop deps clean
 
 # One static binary.
 build:
-	$(GO) build -trimpath -o bin/stowage ./cmd/stowage
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/stowage ./cmd/stowage
+
+# A Debian package of it, with units, manual pages and completions.
+deb: build
+	contrib/deb/build bin/stowage $(VERSION) bin/stowage.deb
 
 # The main job, command by command. IMAGE=alpine does it with a public image.
 demo: build

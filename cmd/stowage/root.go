@@ -80,7 +80,7 @@ it lists as complete can be mounted and exported: now, offline, and after a powe
 		pull(a, "pull"), push(a, "push"), copyCommand(a, "copy"), images(a, "images"), tag(a, "tag"), rmi(a, "rmi"),
 		saveCommand(a), loadCommand(a), exportCommand(a, "export"), importCommand(a, "import"),
 		registryCommand(a), loginCommand(a), logoutCommand(a),
-		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), serveCommand(a), configCommand(a), versionCommand(a), completionCommand())
+		contentCommand(a), snapshotCommand(a), gcCommand(a), whyCommand(a), duCommand(a), doctorCommand(a), leaseCommand(a), namespaceCommand(a), serveCommand(a), configCommand(a), versionCommand(a), completionCommand(), manCommand())
 	everyCommand(cmd, func(c *cobra.Command) {
 		if c.Args != nil {
 			check := c.Args
