@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -67,14 +66,15 @@ func (s *Server) list(ctx context.Context, filter *runtime.ImageFilter) (list []
 		return nil, err
 	}
 	for _, n := range all {
-		spec, err := s.spec(ctx, n)
-		if errdefs.IsNotFound(err) {
-			continue // it has just gone
-		}
-		if err != nil {
+		config, err := s.config(ctx, n)
+		switch {
+		case err == nil:
+			list = append(list, n.message(config))
+		case ctx.Err() != nil:
 			return nil, err
+		case !errdefs.IsNotFound(err): // otherwise it has just gone
+			s.o.Log.Warn("an image cannot be listed", "image", n.id, "reason", err)
 		}
-		list = append(list, n.message(spec))
 	}
 	return list, nil
 }
@@ -88,28 +88,37 @@ func (s *Server) ImageStatus(ctx context.Context, req *runtime.ImageStatusReques
 	if err != nil {
 		return nil, err
 	}
-	spec, err := s.spec(ctx, n)
+	config, err := s.config(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	res := &runtime.ImageStatusResponse{Image: n.message(spec)}
+	res := &runtime.ImageStatusResponse{Image: n.message(config)}
 	if req.GetVerbose() {
-		// As containerd has it, which crictl and others read.
-		var info struct {
-			ChainID   stowage.Digest `json:"chainID"`
-			ImageSpec v1.Image       `json:"imageSpec"`
-		}
-		if chain := image.ChainIDs(spec.RootFS.DiffIDs); len(chain) > 0 {
-			info.ChainID = chain[len(chain)-1]
-		}
-		info.ImageSpec = spec
-		b, err := json.Marshal(info)
+		info, err := verbose(config)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", n.id, err)
 		}
-		res.Info = map[string]string{"info": string(b)}
+		res.Info = map[string]string{"info": info}
 	}
 	return res, nil
+}
+
+// verbose is what there is to know of an image, as containerd has it, which crictl and others read.
+func verbose(config []byte) (string, error) {
+	c, err := image.ParseConfig(config)
+	if err != nil {
+		return "", err
+	}
+	var info struct {
+		ChainID   stowage.Digest  `json:"chainID"`
+		ImageSpec json.RawMessage `json:"imageSpec"`
+	}
+	if chain := image.ChainIDs(c.DiffIDs); len(chain) > 0 {
+		info.ChainID = chain[len(chain)-1]
+	}
+	info.ImageSpec = config
+	b, err := json.Marshal(info)
+	return string(b), err
 }
 
 // RemoveImage takes all names of an image away, whichever of them it is called by, and what only they
@@ -268,20 +277,17 @@ func (s *Server) id(ctx context.Context, name string) (id stowage.Digest, err er
 	return id, nil
 }
 
-// spec reads the config of an image.
-func (s *Server) spec(ctx context.Context, n named) (spec v1.Image, err error) {
+// config reads the config of an image.
+func (s *Server) config(ctx context.Context, n named) ([]byte, error) {
 	b, err := content.ReadBlob(ctx, s.store.Content(), n.id, image.MaxConfig)
-	if err == nil {
-		err = json.Unmarshal(b, &spec)
-	}
 	if err != nil {
-		return spec, fmt.Errorf("image %s: config: %w", n.id, err)
+		return nil, fmt.Errorf("image %s: config: %w", n.id, err)
 	}
-	return spec, nil
+	return b, nil
 }
 
 // message describes an image as clients want it.
-func (n named) message(spec v1.Image) *runtime.Image {
+func (n named) message(config []byte) *runtime.Image {
 	m := &runtime.Image{Id: n.id.String(), Size: uint64(n.size), Pinned: n.pinned}
 	for _, name := range n.names {
 		r, err := ref.Parse(name)
@@ -293,11 +299,26 @@ func (n named) message(spec v1.Image) *runtime.Image {
 			m.RepoTags = append(m.RepoTags, name)
 		}
 	}
-	user, _, _ := strings.Cut(spec.Config.User, ":")
+	user := userOf(config)
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
 		m.Uid = &runtime.Int64Value{Value: uid}
 	} else {
 		m.Username = user
 	}
 	return m
+}
+
+// maxUser bounds the name of a user, in bytes, so that no image makes a list too long to be sent. A
+// longer one is cut off: to leave it out would say that the image runs as root.
+const maxUser = 256
+
+// userOf is who runs an image, by name or number, without the group; empty: nothing is said. One bad
+// config must not spoil a list: what cannot be read of it says nothing.
+func userOf(config []byte) string {
+	var c struct {
+		Config struct{ User string }
+	}
+	_ = json.Unmarshal(config, &c)
+	user, _, _ := strings.Cut(c.Config.User, ":")
+	return strings.ToValidUTF8(user[:min(len(user), maxUser)], "")
 }

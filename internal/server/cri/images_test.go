@@ -1,8 +1,12 @@
 package cri_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -95,6 +99,9 @@ func TestStatusOfUser(t *testing.T) {
 		"1003:users": {Uid: &runtime.Int64Value{Value: 1003}},
 		"www":        {Username: "www"},
 		"www:1000":   {Username: "www"},
+
+		strings.Repeat("é", 200_000):   {Username: strings.Repeat("é", 128)},
+		"x" + strings.Repeat("é", 200): {Username: "x" + strings.Repeat("é", 127)},
 	} {
 		spec := app(1, imagetest.Gzip)
 		spec.User = user
@@ -246,5 +253,29 @@ func TestPartialIsAbsent(t *testing.T) {
 	}
 	if again := n.pull(name); again != id || n.status(id) == nil || len(n.list()) != 1 {
 		t.Errorf("pulled again, it is %s: %v", again, n.status(id))
+	}
+}
+
+// An image whose config is damaged does not spoil the list.
+func TestBadConfig(t *testing.T) {
+	n := newNode(t, cri.Options{})
+	for i, tag := range []string{"good", "damaged"} {
+		n.push(app(uint64(10*i), imagetest.Gzip), "app", tag)
+	}
+	good, damaged := n.pull(n.host+"/app:good"), n.pull(n.host+"/app:damaged")
+	file := filepath.Join(n.store.Root(), "content/blobs", strings.Replace(damaged, ":", "/", 1))
+	body, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(file, 0o600), os.WriteFile(file, bytes.ToUpper(body), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if list := n.list(); len(list) != 1 || list[0].Id != good {
+		t.Errorf("beside a damaged image there are %v, want %s", list, good)
+	}
+	_, err = n.images.ImageStatus(t.Context(), &runtime.ImageStatusRequest{Image: &runtime.ImageSpec{Image: damaged}})
+	if status.Code(err) != codes.DataLoss {
+		t.Errorf("the status of the damaged image: %v, want data loss", err)
 	}
 }
