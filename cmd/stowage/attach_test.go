@@ -38,10 +38,27 @@ func held(digest string, n int, more <-chan struct{}) registrytest.Fault {
 	})
 }
 
-// A pull that kubelet has begun in the daemon is seen by whoever pulls the same image: how far it
-// is, and its end. Nothing is fetched twice.
+// A pull that is under way is seen by whoever pulls the same image: how far it is, and its end. Nothing
+// is fetched twice. It makes no difference whether kubelet has begun it in the daemon and a command works
+// on the root, or both are clients of the daemon.
 func TestPullAttaches(t *testing.T) {
 	t.Parallel()
+	t.Run("to kubelet's", func(t *testing.T) {
+		attach(t, nil, func(s *served, name string) error {
+			_, err := runtime.NewImageServiceClient(s.conn).PullImage(t.Context(), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: name}})
+			return err
+		})
+	})
+	t.Run("to another client's", func(t *testing.T) {
+		address := func(s *served) []string { return []string{"--address", s.address} }
+		attach(t, address, func(s *served, name string) error {
+			return s.rig.command(append(address(s), "pull", name)...).Run()
+		})
+	})
+}
+
+// attach has one pull hang in the middle of a layer, and another one see it.
+func attach(t *testing.T, flags func(*served) []string, first func(s *served, name string) error) {
 	f := newFaultyRig(t)
 	img := f.push("app", "1", 4<<20)
 	layer := img.Manifest().Layers[0]
@@ -51,10 +68,7 @@ func TestPullAttaches(t *testing.T) {
 	s := f.serve()
 	name := f.host + "/app:1"
 	pulled := make(chan error, 1)
-	go func() {
-		_, err := runtime.NewImageServiceClient(s.conn).PullImage(t.Context(), &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: name}})
-		pulled <- err
-	}()
+	go func() { pulled <- first(s, name) }()
 
 	// It has to have begun with the layer.
 	for begun := false; !begun; {
@@ -68,10 +82,14 @@ func TestPullAttaches(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, in := range list {
-			begun = begun || in.Digest == layer.Digest && in.Offset == sent
+			begun = begun || in.Busy && in.Offset == sent
 		}
 	}
-	cmd := f.command("pull", "--progress", "json", name)
+	args := []string{"pull", "--progress", "json", name}
+	if flags != nil {
+		args = append(flags(s), args...)
+	}
+	cmd := f.command(args...)
 	events, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

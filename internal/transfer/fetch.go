@@ -140,11 +140,8 @@ func (f *fetcher) watch(ctx context.Context, ended <-chan struct{}) {
 			continue // it is only looked at; whoever waits is told what is wrong
 		}
 		for _, in := range list {
-			if !in.Busy || in.Offset <= told[in.Key] {
-				continue
-			}
 			f.mu.Lock()
-			if b, ok := f.waits[in.Key]; ok {
+			if b, ok := f.waits[in.Key]; ok && in.Offset > told[in.Key] {
 				told[in.Key] = in.Offset
 				f.tell(progress.Advanced, b, in.Offset)
 			}
