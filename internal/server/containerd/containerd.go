@@ -30,6 +30,8 @@ type Options struct {
 	Version  string // of the program
 	Revision string
 	Log      *slog.Logger
+	// Floor is how many bytes of the disk clients cannot fill with what they write; 0: 256 MiB.
+	Floor int64
 	// NoFetch fetches nothing that clients did not ask to pull: blobs that were evicted, or whose layers
 	// are lazy, are absent then for who reads them.
 	NoFetch bool
@@ -49,6 +51,9 @@ type Server struct {
 func New(store *stowage.Store, o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Floor == 0 {
+		o.Floor = 256 << 20
 	}
 	s := &Server{store: store, o: o, collector: newCollector(store), exchange: newExchange()}
 	store.Metadata().Observe(s.exchange.observe)

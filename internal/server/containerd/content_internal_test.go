@@ -2,6 +2,8 @@ package containerd
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -11,7 +13,9 @@ import (
 )
 
 // What is being written, and what was left unfinished by this process or another, is bounded.
-func TestWritesBound(t *testing.T) {
+func TestWritesBound(t *testing.T) { synctest.Test(t, testWritesBound) }
+
+func testWritesBound(t *testing.T) {
 	s, ctx := mem.New(), t.Context()
 	key := func(ref string) string {
 		key, err := metadata.IngestKey("ns", ref)
@@ -57,6 +61,8 @@ func TestWritesBound(t *testing.T) {
 	if err := s.Abort(ctx, key("earlier")); err != nil { // as a collection of another process does
 		t.Fatal(err)
 	}
+	refused("that is found out after a second")
+	time.Sleep(2 * time.Second)
 	three := begin("three")
 	refused("one was thrown away, and one began")
 	w.end(key("three"), three, false)

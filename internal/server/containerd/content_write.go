@@ -10,6 +10,7 @@ import (
 	api "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/stowage/stowage"
@@ -59,6 +60,8 @@ type writer struct {
 	key    string
 	lease  string
 	in     content.Ingest // nil: there is none yet, or no more
+	floor  int64          // bytes of the disk that it leaves free
+	room   int64          // what it may write before it looks how many there are
 
 	// A blob that another namespace has need not be written. Until it is, nobody may collect it.
 	from digest.Digest
@@ -75,7 +78,7 @@ func (c *contentService) open(ctx context.Context, store *stowage.Store, req *ap
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{writes: c.writes, store: store, key: key, lease: lease(ctx)}
+	w := &writer{writes: c.writes, store: store, key: key, lease: lease(ctx), floor: c.server.o.Floor}
 	expected := digest.Digest(req.Expected)
 	if err := w.refuseKnown(ctx, expected); err != nil {
 		return nil, err
@@ -278,9 +281,28 @@ func (w *writer) write(ctx context.Context, p []byte, offset int64) error {
 			return err
 		}
 	}
+	if err := w.leave(len(p)); err != nil {
+		return err
+	}
 	_, err := w.in.WriteAt(p, offset)
 	now, at := time.Now(), w.in.Offset()
 	return errors.Join(err, w.writes.note(w.written, func() { w.offset, w.updated = at, now }))
+}
+
+// leave refuses n more bytes when there is little left of the disk: some streams never end.
+func (w *writer) leave(n int) error {
+	if w.room -= int64(n); w.room >= 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(w.store.Root(), &st); err != nil {
+		return fmt.Errorf("write %s: space of the disk: %w", w.ref, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < w.floor {
+		return fmt.Errorf("write %s: the disk has only %d bytes left: %w", w.ref, free, errdefs.ErrResourceExhausted)
+	}
+	w.room = 16 << 20
+	return nil
 }
 
 // unshare writes to an ingest of its own what is not to become the blob of another namespace after all:

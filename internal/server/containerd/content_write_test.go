@@ -3,6 +3,7 @@ package containerd_test
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/server/containerd"
 )
 
 // A contentClient speaks the API of content itself, in a namespace.
@@ -339,5 +341,19 @@ func TestWriteSHA512(t *testing.T) {
 	c.mustSend(&api.WriteContentRequest{Ref: "ref", Expected: d.String()}, write("", "digest", 5), commit(11, 0, d))
 	if got, err := c.read(d, 0, 0); got != "long digest" || err != nil {
 		t.Errorf("it reads %q, %v", got, err)
+	}
+}
+
+// When little is left of the disk no more is written to it, by writes that never end or by others.
+func TestWriteFloor(t *testing.T) {
+	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), stowage.Options{NoSync: true})
+	must(t, err)
+	t.Cleanup(func() { must(t, store.Close()) })
+	_, conn := offer(t, store, containerd.Options{Floor: 1 << 60})
+	c := newContentClient(t, conn, "ns")
+	_, err = c.send(write("endless", "some", 0))
+	wantCode(t, "a write to a full disk", err, codes.ResourceExhausted)
+	if list, err := store.Ingests(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("left over: %v, %v", list, err)
 	}
 }

@@ -28,7 +28,7 @@ type writes struct {
 
 	mu     sync.Mutex
 	of     map[string]*written // by the key of the ingest
-	listed bool                // with what earlier processes have left
+	listed time.Time           // when the disk was last asked; zero: what earlier processes have left is not known
 }
 
 // written is the state of one write. What is not known of one that an earlier process has left, what it
@@ -72,11 +72,13 @@ func (w *writes) begin(ctx context.Context, key string) (*written, error) {
 	return at, nil
 }
 
-// stale tells whether the disk is to be asked before a write begins.
+// stale tells whether the disk is to be asked before a write begins. Clients that are refused ask again
+// and again, and it takes a while to list all.
 func (w *writes) stale(key string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.listed || w.of[key] == nil && len(w.of) >= w.most
+	full := w.of[key] == nil && len(w.of) >= w.most
+	return w.listed.IsZero() || full && time.Since(w.listed) > time.Second
 }
 
 // end says that a client has left what it wrote, or that nothing is left of it.
@@ -130,7 +132,7 @@ func (w *writes) list(ctx context.Context) error {
 			delete(w.of, key)
 		}
 	}
-	w.listed = true
+	w.listed = time.Now()
 	return nil
 }
 
