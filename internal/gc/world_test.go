@@ -265,7 +265,8 @@ func (w *world) edges(n node) (list []node) {
 
 // kept is what stays: all that roots reach. Of what is generous the model leaves open whether it
 // stays: with what a running operation holds, what other namespaces know of it; and what back
-// references of flat leases keep. Images that are left out are taken for gone.
+// references of flat leases keep, or those to what a running operation unpacks, in another snapshotter.
+// Images that are left out are taken for gone.
 func (w *world) kept(generous bool, without ...node) map[node]bool {
 	kept := map[node]bool{}
 	var todo []node
@@ -317,9 +318,14 @@ func (w *world) kept(generous bool, without ...node) map[node]bool {
 				add(node{aSnapshot, ns, s})
 			}
 		}
-		for n := range w.things {
+		for n, th := range w.things {
 			if o.all && (n.kind != anImage || generous) {
 				add(n)
+			}
+			for k, v := range th.labels {
+				if generous && strings.HasPrefix(k, labelBackTo+"snapshot.") && slices.Contains(o.stacks, v) {
+					add(n)
+				}
 			}
 		}
 	}
