@@ -160,10 +160,10 @@ func TestEvict(t *testing.T) {
 				if d, err := s.OnDemand(t.Context(), l); err != nil || d == nil || d.Digest != l || d.Size != 10 {
 					t.Errorf("%s on demand: %v, %v", l, d, err)
 				}
-				if b, err := s.BlobOnDemand(t.Context(), ns, l); err != nil || b.Digest != l || b.Size != 10 || b.CreatedAt.IsZero() {
+				if b, err := s.AvailableBlob(t.Context(), ns, l); err != nil || b.Digest != l || b.Size != 10 || b.CreatedAt.IsZero() {
 					t.Errorf("%s on demand: %+v, %v", l, b, err)
 				}
-				if b, err := s.BlobOnDemand(t.Context(), "stranger", l); !errdefs.IsNotFound(err) {
+				if b, err := s.AvailableBlob(t.Context(), "stranger", l); !errdefs.IsNotFound(err) {
 					t.Errorf("%s on demand of a namespace that has no use for it: %+v, %v", l, b, err)
 				}
 			}

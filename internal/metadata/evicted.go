@@ -3,7 +3,6 @@ package metadata
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -120,14 +119,19 @@ func (v view) demanded(d image.Digest) (lazy *image.Descriptor, err error) {
 	return lazy, err
 }
 
-// BlobOnDemand describes a blob that is not here, and is fetched when it is needed, to a namespace that
-// knew it or has an image of it. Errors: [errdefs.ErrNotFound].
-func (s *Store) BlobOnDemand(ctx context.Context, ns string, d image.Digest) (b Blob, err error) {
+// AvailableBlob is [Store.Blob] that also describes what is not here and is fetched when it is needed, to
+// a namespace that knew it or has an image of it.
+func (s *Store) AvailableBlob(ctx context.Context, ns string, d image.Digest) (b Blob, err error) {
 	if err := checkDigests(d); err != nil {
 		return b, err
 	}
-	absent := fmt.Errorf("blob %s: %w", d, errdefs.ErrNotFound)
 	err = s.view(ctx, func(v view) error {
+		row, err := v.known(ns, d)
+		if !errdefs.IsNotFound(err) {
+			b = row.blob(d)
+			return err
+		}
+		absent := err
 		lazy, err := v.demanded(d)
 		if err != nil {
 			return err

@@ -46,11 +46,10 @@ func (c *contentService) Info(ctx context.Context, req *api.InfoRequest) (*api.I
 
 // blob describes a blob of the namespace that is here, or will be fetched when it is read.
 func (c *contentService) blob(ctx context.Context, store *stowage.Store, d digest.Digest) (metadata.Blob, error) {
-	b, err := store.Metadata().Blob(ctx, store.Namespace(), d)
-	if errdefs.IsNotFound(err) && !c.server.o.NoFetch {
-		return store.Metadata().BlobOnDemand(ctx, store.Namespace(), d)
+	if c.server.o.NoFetch {
+		return store.Metadata().Blob(ctx, store.Namespace(), d)
 	}
-	return b, err
+	return store.Metadata().AvailableBlob(ctx, store.Namespace(), d)
 }
 
 // Update changes the labels of a blob.
