@@ -16,7 +16,7 @@ import (
 )
 
 func serveCommand(a *app) *cobra.Command {
-	var address, metricsAddress string
+	var address, plugin, metricsAddress string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Be a daemon: offer the store on a socket, in containerd's API",
@@ -34,11 +34,13 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&address, "address", "", "socket to listen on (STOWAGE_ADDRESS; default /run/stowage/stowage.sock)")
+	cmd.Flags().StringVar(&plugin, "plugin", "", "another socket, for a containerd that has the store as its plugin")
 	cmd.Flags().StringVar(&metricsAddress, "metrics", "", "HOST:PORT, or unix: and a socket, to answer metrics on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		ctx, conf := cmd.Context(), &a.conf.Server
 		a.conf.Address = "" // the variables of commands that use a daemon
 		a.set("server.address", &conf.Address, "address", address)
+		a.set("server.plugin", &conf.Plugin, "plugin", plugin)
 		a.set("server.metrics", &conf.Metrics, "metrics", metricsAddress)
 		var certificates *tls.Config
 		if conf.TCP != "" {
@@ -57,7 +59,7 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		if err != nil {
 			return err
 		}
-		l, err := server.Listen(ctx, server.Addresses{Socket: conf.Address, Group: conf.Group, TCP: conf.TCP, Metrics: conf.Metrics})
+		l, err := server.Listen(ctx, server.Addresses{Socket: conf.Address, Group: conf.Group, Plugin: conf.Plugin, TCP: conf.TCP, Metrics: conf.Metrics})
 		if err != nil {
 			return err
 		}

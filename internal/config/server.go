@@ -14,6 +14,8 @@ type Server struct {
 	Address string `toml:"address"`
 	// Group may use the socket besides its owner, by name or number; empty: the group of the daemon.
 	Group string `toml:"group"`
+	// Plugin is another socket, for a containerd that has the store as its plugin; empty: none.
+	Plugin string `toml:"plugin"`
 	// Metrics is host:port, or unix: and the name of a socket, where metrics are answered; empty: nowhere.
 	Metrics string `toml:"metrics"`
 	// TCP is host:port for clients with a certificate; empty: none. It takes the three files.

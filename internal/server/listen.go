@@ -23,6 +23,7 @@ import (
 type Addresses struct {
 	Socket string // a unix socket, unless systemd has made one
 	Group  string // may use the sockets, by name or number; empty: the group of the process
+	Plugin string // another unix socket, for a containerd that has the store as its plugin; empty: none
 	TCP    string // host:port, for those with a certificate; empty: nowhere
 	// Metrics is host:port, or unix: and the name of a socket; empty: nowhere.
 	Metrics string
@@ -30,8 +31,9 @@ type Addresses struct {
 
 // Listeners are where requests come in. [Serve] closes them.
 type Listeners struct {
-	API   []net.Listener
-	Debug net.Listener // of metrics and profiles; nil: none
+	API    []net.Listener
+	Plugin net.Listener // see [Addresses]; nil: none
+	Debug  net.Listener // of metrics and profiles; nil: none
 }
 
 // Listen makes the listeners of a daemon. Sockets are for their owner and a group; folders are made
@@ -57,6 +59,11 @@ func Listen(ctx context.Context, a Addresses) (l *Listeners, err error) {
 			return l, err
 		}
 	}
+	if a.Plugin != "" {
+		if l.Plugin, err = listenUnix(ctx, a.Plugin, a.Group); err != nil {
+			return l, err
+		}
+	}
 	switch name, local := strings.CutPrefix(a.Metrics, "unix:"); {
 	case local:
 		l.Debug, err = listenUnix(ctx, name, a.Group)
@@ -79,11 +86,10 @@ func (l *Listeners) Address() string { return l.API[0].Addr().String() }
 // Close closes all of them.
 func (l *Listeners) Close() error {
 	var err error
-	for _, one := range l.API {
-		err = errors.Join(err, one.Close())
-	}
-	if l.Debug != nil {
-		err = errors.Join(err, l.Debug.Close())
+	for _, one := range append(l.API, l.Plugin, l.Debug) {
+		if one != nil {
+			err = errors.Join(err, one.Close())
+		}
 	}
 	return err
 }

@@ -48,7 +48,7 @@ type Options struct {
 // from there. It returns when nothing uses the store any more, and nil unless a listener failed. It
 // closes the listeners; the store is the caller's to close.
 func Serve(ctx context.Context, store *stowage.Store, l *Listeners, o Options) error {
-	d := newDaemon(o)
+	d := newDaemon(o, containerd.Plugin(l.Plugin)...)
 	containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, Log: d.Log}).Register(d.grpc)
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
 	kubernetes, err := cri.New(store, d.CRI)
@@ -74,7 +74,8 @@ type daemon struct {
 	slots  chan struct{} // one for each request that is under way
 }
 
-func newDaemon(o Options) *daemon {
+// newDaemon makes one. Requests pass through what is more before they get to the services.
+func newDaemon(o Options, more ...grpc.ServerOption) *daemon {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -88,7 +89,7 @@ func newDaemon(o Options) *daemon {
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.WaitForHandlers(true),
-	}, d.outer(), containerd.Errors(), d.inner(), []grpc.ServerOption{grpc.ChainStreamInterceptor(d.endWatch)})...)
+	}, d.outer(), containerd.Errors(), more, d.inner(), []grpc.ServerOption{grpc.ChainStreamInterceptor(d.endWatch)})...)
 	grpc_health_v1.RegisterHealthServer(d.grpc, d.health)
 	return d
 }
@@ -105,7 +106,11 @@ func (d *daemon) run(ctx context.Context, l *Listeners, beside ...func(context.C
 	if l.Debug != nil {
 		work.Go(func() error { return d.debug(ctx, l.Debug) })
 	}
-	for _, one := range l.API {
+	api := l.API
+	if l.Plugin != nil {
+		api = append(api, l.Plugin)
+	}
+	for _, one := range api {
 		work.Go(func() error {
 			if err := d.grpc.Serve(one); !errors.Is(err, grpc.ErrServerStopped) {
 				return err

@@ -31,6 +31,9 @@ type Process struct {
 type Options struct {
 	// Isolated has a namespace know of a blob only what was written there, whatever others have.
 	Isolated bool
+	// Plugin is the socket of what is its content store, and its snapshotter called stowage; empty: it
+	// has those that it comes with.
+	Plugin string
 }
 
 // Start runs the containerd on PATH, or the one that STOWAGE_CONTAINERD names, and waits until it listens.
@@ -49,8 +52,12 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if o.Isolated {
 		policy = "isolated"
 	}
-	config := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, configText, p.Root, filepath.Join(dir, "state"), p.Address, policy), 0o600); err != nil {
+	config, content, plugins := filepath.Join(dir, "config.toml"), "", ""
+	if o.Plugin != "" {
+		content, plugins = `, "io.containerd.content.v1.content"`, fmt.Sprintf(pluginsText, o.Plugin)
+	}
+	text := fmt.Sprintf(configText, p.Root, filepath.Join(dir, "state"), content, p.Address, policy) + plugins
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("start containerd: %w", err), os.RemoveAll(dir))
 	}
 	p.cmd = exec.Command(binary, "--config", config)
@@ -107,9 +114,18 @@ func (p *Process) ready(ctx context.Context) error {
 const configText = `version = 2
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.internal.v1.tracing"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.internal.v1.tracing"%s]
 [grpc]
   address = %q
 [plugins."io.containerd.metadata.v1.bolt"]
   content_sharing_policy = %q
+`
+
+const pluginsText = `
+[proxy_plugins.stowage]
+  type = "snapshot"
+  address = %[1]q
+[proxy_plugins.stowage-content]
+  type = "content"
+  address = %[1]q
 `

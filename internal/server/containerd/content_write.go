@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	api "github.com/containerd/containerd/api/services/content/v1"
@@ -336,6 +337,11 @@ func (w *writer) commit(ctx context.Context, labels map[string]string) (err erro
 	d := w.digest()
 	if w.expected != "" && w.expected != d {
 		return fmt.Errorf("commit %s: its digest is %s where %s was expected: %w", w.ref, d, w.expected, errdefs.ErrFailedPrecondition)
+	}
+	if ofPlugin(ctx) {
+		pinned := map[string]string{metadata.PinLabel: "plugin"}
+		maps.Copy(pinned, labels)
+		labels = pinned
 	}
 	meta, ns := w.store.Metadata(), w.store.Namespace()
 	batch := metadata.Batch{Blobs: []metadata.Blob{{Digest: d, Size: w.offset, Labels: labels}}, Lease: w.lease}
