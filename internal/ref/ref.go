@@ -27,9 +27,13 @@ type Reference struct {
 }
 
 // Parse reads a reference and fills in what docker leaves out: alpine is
-// docker.io/library/alpine:latest. No tag is added where a digest is given. Errors:
-// [errdefs.ErrInvalidArgument], with the reason.
+// docker.io/library/alpine:latest. No tag is added where a digest is given. A digest alone is no
+// reference, though docker's parser takes it for the tag of a repository called sha256: there are
+// images that are called by one. Errors: [errdefs.ErrInvalidArgument], with the reason.
 func Parse(s string) (Reference, error) {
+	if image.CheckDigest(digest.Digest(s)) == nil {
+		return Reference{}, fmt.Errorf("reference %.300q: it is a digest without a name: %w", s, errdefs.ErrInvalidArgument)
+	}
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
 		return Reference{}, fmt.Errorf("reference %.300q: %s: %w", s, reason(s, err), errdefs.ErrInvalidArgument)

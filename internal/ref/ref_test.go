@@ -58,6 +58,7 @@ func TestParseRefuses(t *testing.T) {
 		"alpine:-x":                             "a tag is",
 		"alpine:" + strings.Repeat("x", 129):    "a tag is",
 		"alpine@sha256:abc":                     "not a digest",
+		sha256:                                  "it is a digest without a name",
 		"alpine@":                               "not a digest",
 		"alpine@md5:" + strings.Repeat("a", 32): "digest",
 		"a@sha384:" + strings.Repeat("a", 96):   "unsupported digest algorithm",
