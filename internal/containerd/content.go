@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/stowage/stowage/internal/content"
 )
@@ -45,6 +47,14 @@ func infoOf(i *contentapi.Info) content.Info {
 	return content.Info{Digest: digest.Digest(i.GetDigest()), Size: i.GetSize(), CreatedAt: i.GetCreatedAt().AsTime(), Settled: true}
 }
 
+// timeOr is a time that the peer says, or another where it says none.
+func timeOr(t *timestamppb.Timestamp, other time.Time) time.Time {
+	if t == nil || t.AsTime().IsZero() {
+		return other
+	}
+	return t.AsTime()
+}
+
 // firstRead is how much of a blob is read when it is opened: all of what manifests and configs mostly
 // are, so that they take no further request.
 const firstRead = 64 << 10
@@ -65,7 +75,12 @@ func (c *Client) open(ctx context.Context, d digest.Digest, first int64) (*reade
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{c: c, d: d, info: info}
+	return c.openRecord(ctx, info, first)
+}
+
+// openRecord is open for a blob whose record was read.
+func (c *Client) openRecord(ctx context.Context, info content.Info, first int64) (r *reader, err error) {
+	r = &reader{c: c, d: info.Digest, info: info}
 	if r.first, err = r.read(ctx, make([]byte, min(first, info.Size)), 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
@@ -195,10 +210,10 @@ func (c *Client) setAside(ctx context.Context, r content.Reader, d digest.Digest
 // Blobs implements [content.Store]. Records whose bytes are gone are passed over.
 func (c *Client) Blobs(ctx context.Context) iter.Seq2[content.Info, error] {
 	return func(yield func(content.Info, error) bool) {
-		for d, err := range c.Digests(ctx) {
-			var info content.Info
+		for i, err := range c.infos(ctx) {
+			info := infoOf(i)
 			if err == nil {
-				if info, err = c.Info(ctx, d); errdefs.IsNotFound(err) {
+				if _, err = c.openRecord(ctx, info, 1); errdefs.IsNotFound(err) {
 					continue
 				}
 			}

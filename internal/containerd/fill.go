@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
@@ -63,10 +64,9 @@ func (f *filling) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b := metadata.Blob{
-			Digest: image.Digest(i.Digest), Size: i.Size, Labels: i.Labels,
-			CreatedAt: i.CreatedAt.AsTime(), UpdatedAt: i.UpdatedAt.AsTime(),
-		}
+		b := metadata.Blob{Digest: image.Digest(i.Digest), Size: i.Size, Labels: i.Labels}
+		b.CreatedAt = timeOr(i.CreatedAt, time.Unix(0, 0))
+		b.UpdatedAt = timeOr(i.UpdatedAt, b.CreatedAt)
 		if content.Validate(b.Digest) == nil {
 			f.blobs[b.Digest] = b
 			f.m.Blobs = append(f.m.Blobs, b)
@@ -217,6 +217,19 @@ func (f *filling) readImages(ctx context.Context) error {
 
 func descriptorOf(d *types.Descriptor) image.Descriptor {
 	return image.Descriptor{MediaType: d.GetMediaType(), Digest: image.Digest(d.GetDigest()), Size: d.GetSize(), Annotations: d.GetAnnotations()}
+}
+
+// Open is [Client.Open] for blobs whose records were read.
+func (f *filling) Open(ctx context.Context, d image.Digest) (content.Reader, error) {
+	b, here := f.blobs[d]
+	if !here {
+		return nil, fmt.Errorf("open blob %s: %w", d, errdefs.ErrNotFound)
+	}
+	r, err := f.openRecord(ctx, content.Info{Digest: d, Size: b.Size}, firstRead)
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", d, err)
+	}
+	return r, nil
 }
 
 // readDocuments reads what is there of manifests and indexes, and what is below them.
