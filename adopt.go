@@ -22,6 +22,27 @@ func (s *Store) NameImage(ctx context.Context, put PutImage) (Image, error) {
 	return img, nil
 }
 
+// FetchSkipped fetches what a client left out that brought an image, because it had the content of those
+// blobs unpacked, from where the image came from. The image is complete then, unless more is missing of
+// it. See [transfer.Skipped] and [transfer.Refetch].
+func (s *Store) FetchSkipped(ctx context.Context, name string) ([]Refetched, error) {
+	img, err := s.meta.Image(ctx, s.ns, name)
+	if err != nil {
+		return nil, err
+	}
+	list, err := transfer.Skipped(ctx, s.place(), img)
+	if len(list) == 0 || err != nil {
+		return nil, err
+	}
+	defer s.writing()()
+	done, err := transfer.Refetch(ctx, s.place(), s.reg, list, transfer.RefetchOptions{})
+	if err != nil {
+		return done, fmt.Errorf("fetch what is missing of %s: %w", name, err)
+	}
+	s.makeRoom(ctx, name)
+	return done, nil
+}
+
 // RemoveImage takes one name away, exactly as it is written, if it stands for target or that is empty.
 // Content goes at the next collection, as with [Store.RemoveImages]. Errors: [errdefs.ErrNotFound].
 func (s *Store) RemoveImage(ctx context.Context, name string, target Digest) error {

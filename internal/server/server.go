@@ -31,6 +31,8 @@ type Options struct {
 	Revision string
 	// Grace is for how long requests may go on after the context of [Serve] has ended; 0: not at all.
 	Grace time.Duration
+	// NoFetch fetches nothing that clients did not ask to pull; see [containerd.Options].
+	NoFetch bool
 	// CRI tunes the services of Kubernetes; its Version and Log are those here.
 	CRI cri.Options
 	// Collect and Examine are how long it is from one collection, and from one search for damage that
@@ -49,14 +51,15 @@ type Options struct {
 // closes the listeners; the store is the caller's to close.
 func Serve(ctx context.Context, store *stowage.Store, l *Listeners, o Options) error {
 	d := newDaemon(o, containerd.Plugin(l.Plugin)...)
-	containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, Log: d.Log}).Register(d.grpc)
+	api := containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, NoFetch: d.NoFetch, Log: d.Log})
+	api.Register(d.grpc)
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
 	kubernetes, err := cri.New(store, d.CRI)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	kubernetes.Register(d.grpc)
-	return d.run(ctx, l,
+	return d.run(ctx, l, api.Run,
 		func(ctx context.Context) {
 			d.every(ctx, "collection", d.Collect, func(ctx context.Context) error { return d.collect(ctx, store) })
 		},

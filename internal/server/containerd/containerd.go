@@ -33,7 +33,7 @@ type Options struct {
 	// Floor is how many bytes of the disk clients cannot fill with what they write; 0: 256 MiB.
 	Floor int64
 	// NoFetch fetches nothing that clients did not ask to pull: blobs that were evicted, or whose layers
-	// are lazy, are absent then for who reads them.
+	// are lazy, are absent then for who reads them, and what clients leave out of images stays out.
 	NoFetch bool
 }
 
@@ -44,6 +44,7 @@ type Server struct {
 	collector *collector
 	exchange  *exchange
 	streams   streams
+	filler    *filler
 }
 
 // New makes the services of a store, which the caller closes after the gRPC server has stopped. It
@@ -55,9 +56,16 @@ func New(store *stowage.Store, o Options) *Server {
 	if o.Floor == 0 {
 		o.Floor = 256 << 20
 	}
-	s := &Server{store: store, o: o, collector: newCollector(store), exchange: newExchange()}
+	s := &Server{store: store, o: o, collector: newCollector(store), exchange: newExchange(), filler: newFiller(store, o.Log)}
 	store.Metadata().Observe(s.exchange.observe)
 	return s
+}
+
+// Run does what is left to do after requests, until ctx ends: it fetches what clients left out.
+func (s *Server) Run(ctx context.Context) {
+	if !s.o.NoFetch {
+		s.filler.run(ctx)
+	}
 }
 
 // Register adds every service to r.

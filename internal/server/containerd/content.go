@@ -44,12 +44,20 @@ func (c *contentService) Info(ctx context.Context, req *api.InfoRequest) (*api.I
 	return &api.InfoResponse{Info: toInfo(b)}, nil
 }
 
-// blob describes a blob of the namespace that is here, or will be fetched when it is read.
+// blob describes a blob of the namespace that is here, or will be fetched when it is read. What a client
+// left out of an image is fetched now.
 func (c *contentService) blob(ctx context.Context, store *stowage.Store, d digest.Digest) (metadata.Blob, error) {
 	if c.server.o.NoFetch {
 		return store.Metadata().Blob(ctx, store.Namespace(), d)
 	}
-	return store.Metadata().AvailableBlob(ctx, store.Namespace(), d)
+	b, err := store.Metadata().AvailableBlob(ctx, store.Namespace(), d)
+	if !errdefs.IsNotFound(err) {
+		return b, err
+	}
+	if fetchErr := c.server.filler.fetch(ctx, store, d); fetchErr != nil {
+		return b, errors.Join(err, fetchErr)
+	}
+	return store.Metadata().Blob(ctx, store.Namespace(), d)
 }
 
 // Update changes the labels of a blob.

@@ -102,6 +102,7 @@ func (i *imagesService) Create(ctx context.Context, req *images.CreateImageReque
 	if err != nil {
 		return nil, err
 	}
+	i.server.filler.add(store, img)
 	return &images.CreateImageResponse{Image: imageToProto(img)}, nil
 }
 
@@ -151,6 +152,7 @@ func (i *imagesService) Update(ctx context.Context, req *images.UpdateImageReque
 	if err != nil {
 		return nil, err
 	}
+	i.server.filler.add(store, img)
 	return &images.UpdateImageResponse{Image: imageToProto(img)}, nil
 }
 

@@ -50,6 +50,7 @@ func (l *leasesService) Delete(ctx context.Context, req *leases.DeleteRequest) (
 	if err := store.DeleteLease(ctx, req.ID); err != nil {
 		return nil, err
 	}
+	l.server.filler.wentOn(store.Namespace())
 	if req.Sync {
 		err = l.server.collector.collect(ctx)
 	}

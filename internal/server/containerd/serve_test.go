@@ -38,8 +38,14 @@ func serveRoot(t testing.TB, root string, o stowage.Options) (store *stowage.Sto
 	return store, address, conn
 }
 
-// offer serves a store.
+// offer serves a store, without what a daemon does beside requests.
 func offer(t testing.TB, store *stowage.Store, o containerd.Options) (address string, conn *grpc.ClientConn) {
+	t.Helper()
+	return attend(t, containerd.New(store, o))
+}
+
+// attend takes requests until the test ends.
+func attend(t testing.TB, api *containerd.Server) (address string, conn *grpc.ClientConn) {
 	t.Helper()
 	address = filepath.Join(t.TempDir(), "sock")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", address)
@@ -47,7 +53,7 @@ func offer(t testing.TB, store *stowage.Store, o containerd.Options) (address st
 		t.Fatal(err)
 	}
 	g := grpc.NewServer(append(containerd.Errors(), grpc.MaxRecvMsgSize(16<<20), grpc.WaitForHandlers(true))...) // as containerd's
-	containerd.New(store, o).Register(g)
+	api.Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
 	t.Cleanup(func() {

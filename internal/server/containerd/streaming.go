@@ -55,7 +55,7 @@ func (s *streamingService) Stream(srv streaming.Streaming_StreamServer) error {
 		return err
 	}
 	defer remove()
-	ready, err := toAny(&emptypb.Empty{})
+	ready, err := packed(&emptypb.Empty{})
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ type stream struct {
 func (s *stream) Close() { s.once.Do(func() { close(s.done) }) }
 
 func (s *stream) send(m proto.Message) error {
-	a, err := toAny(m)
+	a, err := packed(m)
 	if err != nil {
 		return err
 	}
@@ -157,12 +157,6 @@ func (s *stream) recv(m proto.Message) error {
 // until has the stream end with ctx, unless stop is called before.
 func (s *stream) until(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, s.Close)
-}
-
-// toAny wraps a message as containerd does: its type is its name alone.
-func toAny(m proto.Message) (*anypb.Any, error) {
-	b, err := proto.Marshal(m)
-	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: b}, err
 }
 
 // fromAny unwraps a message of the type of m.

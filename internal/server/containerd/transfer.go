@@ -45,7 +45,7 @@ func (t *transferService) Transfer(ctx context.Context, req *service.TransferReq
 	if err != nil {
 		return nil, fmt.Errorf("destination: %w", err)
 	}
-	one := &transferring{store: store, streams: &t.server.streams, tell: func(*transfer.Progress) {}}
+	one := &transferring{server: t.server, store: store, streams: &t.server.streams, tell: func(*transfer.Progress) {}}
 	if id := req.Options.GetProgressStream(); id != "" {
 		s, err := one.streams.take(store, id)
 		if err != nil {
@@ -72,6 +72,7 @@ func unwrap(a *anypb.Any) (proto.Message, error) {
 
 // transferring is one running transfer.
 type transferring struct {
+	server  *Server
 	store   *stowage.Store
 	streams *streams
 	tell    func(*transfer.Progress)
@@ -220,7 +221,7 @@ func (t *transferring) push(ctx context.Context, from *transfer.ImageStore, to *
 		return err
 	}
 	defer way.end()
-	img, err := t.image(ctx, from.Name)
+	img, err := t.whole(ctx, from.Name)
 	if err != nil {
 		return err
 	}
@@ -239,6 +240,16 @@ func (t *transferring) push(ctx context.Context, from *transfer.ImageStore, to *
 // image finds an image by the name that a client gave it.
 func (t *transferring) image(ctx context.Context, name string) (stowage.Image, error) {
 	return t.store.Metadata().Image(ctx, t.store.Namespace(), name)
+}
+
+// whole is image for one that is to be given away: what a client left out of it is fetched first.
+func (t *transferring) whole(ctx context.Context, name string) (stowage.Image, error) {
+	if !t.server.o.NoFetch {
+		if _, err := t.store.FetchSkipped(ctx, name); err != nil {
+			return stowage.Image{}, err
+		}
+	}
+	return t.image(ctx, name)
 }
 
 // tag gives an image another name.
@@ -292,7 +303,7 @@ func (t *transferring) save(ctx context.Context, from *transfer.ImageStore, to *
 		return fmt.Errorf("no image to be exported: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, name := range names {
-		if _, err := t.image(ctx, name); err != nil {
+		if _, err := t.whole(ctx, name); err != nil {
 			return err
 		}
 	}
