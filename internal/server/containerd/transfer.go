@@ -308,7 +308,8 @@ func (t *transferring) save(ctx context.Context, from *transfer.ImageStore, to *
 		}
 	}
 	t.say("Exporting")
-	o := stowage.ExportOptions{NoDocker: to.SkipCompatibilityManifest, Progress: t.sink(nil, "", exporting)}
+	// Of progress, nothing that has a name: ctr prints that to where the archive may go as well.
+	o := stowage.ExportOptions{NoDocker: to.SkipCompatibilityManifest}
 	o.Platforms, o.All = platformsFromProto(to.Platforms), to.AllPlatforms
 	defer s.until(ctx)()
 	w := newByteWriter(s)

@@ -95,7 +95,6 @@ const (
 	pulling   = "downloading"
 	pushing   = "uploading"
 	importing = "importing"
-	exporting = "exporting"
 )
 
 // sink tells of blobs in containerd's words. They stand below the image called root, which may be empty.

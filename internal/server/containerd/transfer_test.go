@@ -157,7 +157,12 @@ func TestTransferSharedLayers(t *testing.T) {
 
 	out := newWriteCloser()
 	to := archive.NewImageExportStream(out, "")
-	if err := client.Transfer(ctx, transferimage.NewStore("", transferimage.WithExtraReference(host+"/b:1")), to); err != nil {
+	quiet := transfer.WithProgress(func(p transfer.Progress) {
+		if p.Name != "" {
+			t.Errorf("an export tells %q of %s, which ctr prints into the archive", p.Event, p.Name)
+		}
+	})
+	if err := client.Transfer(ctx, transferimage.NewStore("", transferimage.WithExtraReference(host+"/b:1")), to, quiet); err != nil {
 		t.Fatal(err)
 	}
 	<-out.closed
