@@ -165,6 +165,9 @@ func (f *filler) try(ctx context.Context, u unfilled, t try) {
 	store, err := f.store.In(u.namespace)
 	var got []stowage.Refetched
 	if err == nil {
+		err = f.settle(ctx, store, u.name)
+	}
+	if err == nil {
 		got, err = store.FetchSkipped(ctx, u.name)
 	}
 	log := f.log.With("namespace", u.namespace, "image", u.name)
@@ -188,6 +191,19 @@ func (f *filler) try(ctx context.Context, u unfilled, t try) {
 		log.Info("what a client left out was not fetched yet", "reason", err, "pause", pause)
 		f.done(u, t, &try{count: t.count + 1, at: time.Now().Add(pause)})
 	}
+}
+
+// settle names an image once more, as what it is by now: its client may have brought more of it since.
+func (f *filler) settle(ctx context.Context, store *stowage.Store, name string) error {
+	img, err := store.Metadata().Image(ctx, store.Namespace(), name)
+	if err != nil || img.State != stowage.Partial {
+		return err
+	}
+	_, err = store.NameImage(ctx, stowage.PutImage{Name: name, Target: img.Target, Known: true, Exclusive: true})
+	if errdefs.IsAlreadyExists(err) {
+		return nil // the name has just been moved, which is told as well
+	}
+	return err
 }
 
 // fetch fetches a blob for somebody who waits for it, if a client left it out of an image of the

@@ -9,6 +9,7 @@ import (
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -190,4 +191,32 @@ func TestUnseenTarget(t *testing.T) {
 	if got := state(); got != stowage.Complete {
 		t.Errorf("with all of it the image is %s", got)
 	}
+}
+
+// TestNamedFirst names an image whose blobs come later. When its client ends what it was about, the daemon
+// looks again.
+func TestNamedFirst(t *testing.T) {
+	store, address := daemon(t, t.TempDir())
+	c := goClient(t, address)
+	ctx, done, err := c.WithLease(inNamespace(t, "default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := imagetest.Index(twoLayers(t, imagetest.Gzip), elsewhere(t))
+	if _, err := c.ImageService().Create(ctx, images.Image{Name: "a:1", Target: img.Root}); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range img.Blobs {
+		body, err := b.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := content.WriteBlob(ctx, c.ContentStore(), b.Digest.String(), bytes.NewReader(body), b.Descriptor); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := done(ctx); err != nil {
+		t.Fatal(err)
+	}
+	until(t, store, "a:1", stowage.Complete)
 }

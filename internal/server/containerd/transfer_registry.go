@@ -92,12 +92,15 @@ func (a *asking) credentials(ctx context.Context, registry string) (stowage.Cred
 // fromHeader reads what stands in an Authorization header.
 func fromHeader(value string) (stowage.Credentials, error) {
 	scheme, rest, _ := strings.Cut(strings.TrimSpace(value), " ")
+	rest = strings.TrimSpace(rest)
 	switch strings.ToLower(scheme) {
 	case "bearer":
-		return stowage.Credentials{RegistryToken: strings.TrimSpace(rest)}, nil
+		if rest != "" {
+			return stowage.Credentials{RegistryToken: rest}, nil
+		}
 	case "basic":
-		b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
-		if user, password, ok := strings.Cut(string(b), ":"); ok && err == nil {
+		b, err := base64.StdEncoding.DecodeString(rest)
+		if user, password, ok := strings.Cut(string(b), ":"); ok && err == nil && user != "" {
 			return stowage.Credentials{Username: user, Password: password}, nil
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -298,6 +299,36 @@ func TestTransferCredentials(t *testing.T) {
 				t.Errorf("asked for %q, want %q", h.asked, want)
 			}
 		})
+	}
+}
+
+// TestTransferHosts reaches a registry as a folder of the client says.
+func TestTransferHosts(t *testing.T) {
+	host := aRegistry(t, nil, map[string]*imagetest.Image{"a:1": twoLayers(t, imagetest.Gzip)})
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "_default"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "_default", "hosts.toml"), []byte(`server = "http://`+host+`"`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, _, conn := serve(t, stowage.Options{})
+	ctx := inNamespace(t, "default")
+	client := transferrer(conn)
+	for name, c := range map[string]struct {
+		opts []registry.Opt
+		ok   bool
+	}{
+		"with the folder": {[]registry.Opt{registry.WithHostDir(dir), registry.WithDefaultScheme("http")}, true},
+		"without":         {nil, false},
+	} {
+		from, err := registry.NewOCIRegistry(ctx, "127.0.0.1:1/a:1", c.opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Transfer(ctx, from, transferimage.NewStore("a")); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
