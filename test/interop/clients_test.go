@@ -55,19 +55,35 @@ func peer(t *testing.T, variable string) string {
 
 // A daemon is what a client talks to.
 type daemon struct {
-	name string // "stowage" or "containerd"
-	args func(dir, socket string) []string
+	name  string // "stowage" or "containerd"
+	args  func(dir, socket string) []string
+	after func(dir string) error // what has to be so when it has ended; nil: nothing
 }
 
-func stowageDaemon(bin string) daemon {
-	return daemon{"stowage", func(dir, socket string) []string {
-		return []string{bin, "--root", filepath.Join(dir, "store"), "--config", os.DevNull, "serve", "--address", socket}
-	}}
+func stowageDaemon(bin, config string) daemon {
+	root := func(dir string) []string {
+		return []string{"--root", filepath.Join(dir, "store"), "--config", config}
+	}
+	return daemon{
+		name: "stowage",
+		args: func(dir, socket string) []string {
+			return append([]string{bin, "serve", "--address", socket}, root(dir)...)
+		},
+		after: func(dir string) error {
+			if left, err := mount.Beneath(dir); err != nil || len(left) > 0 {
+				return errors.Join(fmt.Errorf("mounts are left: %v", left), err)
+			}
+			if out, err := exec.Command(bin, append([]string{"doctor", "--verify"}, root(dir)...)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("doctor: %w\n%s", err, out)
+			}
+			return nil
+		},
+	}
 }
 
 // containerdDaemon shows that a script asks for no more than what a client is used to.
 func containerdDaemon(bin string) daemon {
-	return daemon{"containerd", func(dir, socket string) []string {
+	return daemon{name: "containerd", args: func(dir, socket string) []string {
 		return []string{bin, "--config", filepath.Join(dir, "containerd.toml"), "--address", socket}
 	}}
 }
@@ -80,8 +96,7 @@ disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.internal.v1.opt'
 startup_delay = '1h' # it collects when it is told to, not what a script has just written
 `
 
-// start runs the daemon, with its state below dir, until stop is called. Of ours, stop asks that
-// it ends as it should and leaves no mount behind.
+// start runs the daemon, with its state below dir, until stop is called. It has to end as it should.
 func (d daemon) start(dir string) (socket string, stop func() error, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "containerd.toml"), fmt.Appendf(nil, containerdConfig, dir), 0o600); err != nil {
 		return "", nil, err
@@ -96,14 +111,15 @@ func (d daemon) start(dir string) (socket string, stop func() error, err error) 
 	}
 	stop = func() error {
 		err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait())
-		left, mountErr := mount.Beneath(dir)
-		if d.name == "stowage" && len(left) > 0 {
-			err = errors.Join(err, fmt.Errorf("mounts are left: %v", left))
+		if d.after != nil {
+			err = errors.Join(err, d.after(dir))
 		}
+		left, mountErr := mount.Beneath(dir)
+		err = errors.Join(err, mountErr)
 		for _, m := range left {
 			err = errors.Join(err, mount.Unmount(m.Target))
 		}
-		if err = errors.Join(err, mountErr); err != nil {
+		if err != nil {
 			return fmt.Errorf("%s: %w\n%s", d.name, err, log.String())
 		}
 		return nil
@@ -132,25 +148,13 @@ type clients struct {
 //	app:2     the same layers, zstd
 //	multi:1   an index of app:1 and an image for linux/arm64
 //
-// and $APP1, $APP2, $MULTI1 are their digests, $LAYER0..2 those of the layers of app:1,
+// $CLOSED is another with the same images, for "me" with the password "correct-horse" alone,
+// $APP1, $APP2 and $MULTI1 are their digests, $LAYER0..2 those of the layers of app:1,
 // $CHAIN0..2 their chainIDs, and $CONFIG that of its config. Conditions are the name of the daemon and [newest].
 func (c clients) run(t *testing.T, daemons ...daemon) {
-	reg, err := registrytest.StartDebian(context.WithoutCancel(t.Context()), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := reg.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	env, err := images(t.Context(), reg.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	env["REG"] = reg.Host
 	for _, d := range daemons {
 		t.Run(d.name, func(t *testing.T) {
+			env := registries(t)
 			testscript.Run(t, testscript.Params{
 				Dir:   filepath.Join("testdata", c.scripts),
 				Setup: func(e *testscript.Env) error { return c.setup(t, e, d, env) },
@@ -166,6 +170,32 @@ func (c clients) run(t *testing.T, daemons ...daemon) {
 			})
 		})
 	}
+}
+
+// registries starts those of the scripts, and gives the variables that say where they are and what
+// is in them.
+func registries(t *testing.T) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	start := func(o registrytest.ProcessOptions) string {
+		reg, err := registrytest.StartDebianWith(context.WithoutCancel(t.Context()), dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := reg.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		return reg.Host
+	}
+	host := start(registrytest.ProcessOptions{})
+	env, err := images(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env["REG"], env["CLOSED"] = host, start(registrytest.ProcessOptions{Htpasswd: true})
+	return env
 }
 
 // setup starts the daemon of a script, and puts the programs first in its path.
@@ -285,7 +315,7 @@ func TestCtr(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("debian", func(t *testing.T) {
-		clients{scripts: "ctr", programs: map[string]string{"ctr": debian}}.run(t, containerdDaemon("containerd"))
+		clients{scripts: "ctr", programs: map[string]string{"ctr": debian}}.run(t, daemons(t, "containerd")...)
 	})
 	newest, containerd := peer(t, "STOWAGE_CTR"), peer(t, "STOWAGE_CONTAINERD")
 	if newest == "" {
@@ -312,7 +342,7 @@ func TestBuildKit(t *testing.T) {
 
 // daemons are ours and, where it is named, a containerd.
 func daemons(t *testing.T, containerd string) []daemon {
-	all := []daemon{stowageDaemon(build(t))}
+	all := []daemon{stowageDaemon(build(t), os.DevNull)}
 	if containerd != "" {
 		all = append(all, containerdDaemon(containerd))
 	}

@@ -26,7 +26,7 @@ func TestCrictl(t *testing.T) {
 	}
 	stowage := build(t)
 	c := clients{scripts: "crictl", programs: map[string]string{"crictl": crictl, "stowage": stowage}}
-	c.run(t, stowageDaemon(stowage))
+	c.run(t, stowageDaemon(stowage, os.DevNull))
 }
 
 // Kubernetes' own checks of an image service pass. The names of their images are fixed, and a hosts
@@ -83,11 +83,7 @@ func TestCritest(t *testing.T) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, "hosts_dirs = ['%s']\n", filepath.Join(dir, "certs.d")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stowage := build(t)
-	d := daemon{"stowage", func(dir, socket string) []string {
-		return []string{stowage, "--root", filepath.Join(dir, "store"), "--config", config, "serve", "--address", socket}
-	}}
-	socket, stop, err := d.start(dir)
+	socket, stop, err := stowageDaemon(build(t), config).start(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
