@@ -50,7 +50,7 @@ func (s *Store) findRemoved(ctx context.Context, name string) (string, error) {
 	var found []RemovedImage
 	for _, img := range removed {
 		switch {
-		case refErr == nil && img.Name == r.String():
+		case img.Name == name, refErr == nil && img.Name == r.String():
 			return img.Name, nil
 		case isPrefix && img.Target.Digest.Algorithm().String() == algorithm && strings.HasPrefix(img.Target.Digest.Encoded(), hex):
 			found = append(found, img)

@@ -59,6 +59,17 @@ func TestPullRecords(t *testing.T) {
 		}
 	}
 
+	// A name that is no reference is one for the commands of the store all the same.
+	if _, err := n.store.RemoveImages(t.Context(), []string{id}, stowage.RemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, ok := n.records()[id]; ok {
+		t.Error("the record of the ID is still there")
+	}
+	if img, err := n.store.RestoreImage(t.Context(), id, false); err != nil || img.Name != id {
+		t.Errorf("restored %s, %v", img.Name, err)
+	}
+
 	n.remove(id)
 	for _, by := range []string{byDigest, name + ":v1@" + img.Root.Digest.String()} {
 		if again := n.pull(by); again != id {
