@@ -353,22 +353,43 @@ func (c *Client) Ingests(ctx context.Context) ([]content.Status, error) {
 	defer c.mu.Unlock()
 	var list []content.Status
 	for _, s := range r.Statuses {
-		st := content.Status{
-			Key: s.Ref, Offset: s.Offset, Size: s.Total, Digest: digest.Digest(s.Expected),
-			StartedAt: s.StartedAt.AsTime(), UpdatedAt: s.UpdatedAt.AsTime(),
-		}
-		if st.Size == 0 {
-			st.Size = -1
-		}
-		if content.Validate(digest.Digest(st.Key)) == nil {
-			st.Digest = digest.Digest(st.Key)
-		}
-		if w := c.writers[st.Key]; w != nil {
-			st.Busy, st.Size, st.Digest = true, w.want.Size, w.want.Digest
-		}
-		list = append(list, st)
+		list = append(list, c.status(s))
 	}
 	return list, nil
+}
+
+// Status implements [content.Store]; see Ingests.
+func (c *Client) Status(ctx context.Context, key string) (content.Status, error) {
+	err := content.ValidateIngest(key, content.Want{})
+	var r *contentapi.StatusResponse
+	if err == nil {
+		r, err = c.blobs.Status(ctx, &contentapi.StatusRequest{Ref: key})
+		err = native(err)
+	}
+	if err != nil {
+		return content.Status{}, fmt.Errorf("ingest %s: %w", key, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status(r.Status), nil
+}
+
+// status is what the peer says of an ingest, with what is known here; c.mu is held.
+func (c *Client) status(s *contentapi.Status) content.Status {
+	st := content.Status{
+		Key: s.Ref, Offset: s.Offset, Size: s.Total, Digest: digest.Digest(s.Expected),
+		StartedAt: s.StartedAt.AsTime(), UpdatedAt: s.UpdatedAt.AsTime(),
+	}
+	if st.Size == 0 {
+		st.Size = -1
+	}
+	if content.Validate(digest.Digest(st.Key)) == nil {
+		st.Digest = digest.Digest(st.Key)
+	}
+	if w := c.writers[st.Key]; w != nil {
+		st.Busy, st.Size, st.Digest = true, w.want.Size, w.want.Digest
+	}
+	return st
 }
 
 // Abort implements [content.Store]. A writer in another process is not asked.

@@ -63,6 +63,8 @@ type Store interface {
 	Commit(ctx context.Context, ingests ...Ingest) error
 	// Ingests lists what is being written or was left unfinished.
 	Ingests(ctx context.Context) ([]Status, error)
+	// Status describes one of them. Errors: [errdefs.ErrNotFound].
+	Status(ctx context.Context, key string) (Status, error)
 	// Abort throws away the bytes kept of an ingest. Errors: [errdefs.ErrNotFound];
 	// [errdefs.ErrUnavailable] while it has a writer.
 	Abort(ctx context.Context, key string) error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -135,19 +136,26 @@ func (f *fetcher) watch(ctx context.Context, ended <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		list, err := f.content.Ingests(ctx)
-		if err != nil {
-			continue // it is only looked at; whoever waits is told what is wrong
-		}
-		for _, in := range list {
+		for key, b := range f.waited() {
+			// It is only looked at: whoever waits is told what is wrong.
+			in, err := f.content.Status(ctx, key)
+			if err != nil || in.Offset <= told[key] {
+				continue
+			}
 			f.mu.Lock()
-			if b, ok := f.waits[in.Key]; ok && in.Offset > told[in.Key] {
-				told[in.Key] = in.Offset
+			if _, ok := f.waits[key]; ok {
+				told[key] = in.Offset
 				f.tell(progress.Advanced, b, in.Offset)
 			}
 			f.mu.Unlock()
 		}
 	}
+}
+
+func (f *fetcher) waited() map[string]need {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.waits)
 }
 
 // eachBlob does something for every blob, for as many at once as there are streams. Unless small is 0, that

@@ -584,11 +584,20 @@ func listIngests(t *testing.T, s content.Store) {
 		t.Errorf("the idle one: got %+v", i)
 	}
 	for _, st := range list {
+		one, err := s.Status(t.Context(), st.Key)
+		must(t, err)
+		if !one.StartedAt.Equal(st.StartedAt) || one.Key != st.Key || one.Offset != st.Offset || one.Size != st.Size || one.Digest != st.Digest || one.Busy != st.Busy {
+			t.Errorf("%s by its key: got %+v, want %+v", st.Key, one, st)
+		}
 		if st.StartedAt.Before(before) || st.UpdatedAt.Before(before) {
 			t.Errorf("%s: started %v, updated %v", st.Key, st.StartedAt, st.UpdatedAt)
 		}
 	}
 	must(t, busy.Abort())
+	_, err := s.Status(t.Context(), "busy")
+	kind(t, "status of an aborted one", err, errdefs.ErrNotFound)
+	_, err = s.Status(t.Context(), "")
+	kind(t, "status of none", err, errdefs.ErrInvalidArgument)
 }
 
 func abort(t *testing.T, s content.Store) {

@@ -37,6 +37,18 @@ func (s *Store) Ingests(ctx context.Context) ([]content.Status, error) {
 	return list, nil
 }
 
+// Status implements [content.Store].
+func (s *Store) Status(_ context.Context, key string) (content.Status, error) {
+	if err := content.ValidateIngest(key, content.Want{}); err != nil {
+		return content.Status{}, fmt.Errorf("ingest %s: %w", key, err)
+	}
+	st, ok := s.status(ingestPath(key))
+	if !ok {
+		return content.Status{}, fmt.Errorf("ingest %s: %w", key, errdefs.ErrNotFound)
+	}
+	return st, nil
+}
+
 // status describes the ingest in the file path. What cannot be read is none: the next Begin of
 // its key puts it right.
 func (s *Store) status(path string) (content.Status, bool) {

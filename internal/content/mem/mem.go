@@ -41,6 +41,14 @@ type kept struct {
 	free      chan struct{} // closed when its writer ends; nil without one
 }
 
+// status describes k under its key; the store is locked.
+func (k *kept) status(key string) content.Status {
+	return content.Status{
+		Key: key, Offset: int64(len(k.data)), Size: k.want.Size, Digest: k.want.Digest,
+		StartedAt: k.startedAt, UpdatedAt: k.updatedAt, Busy: k.free != nil,
+	}
+}
+
 var _ content.Store = (*Store)(nil)
 
 // New returns an empty store.
@@ -225,13 +233,24 @@ func (s *Store) Ingests(ctx context.Context) ([]content.Status, error) {
 	defer s.mu.Unlock()
 	var list []content.Status
 	for _, key := range slices.Sorted(maps.Keys(s.ingests)) {
-		k := s.ingests[key]
-		list = append(list, content.Status{
-			Key: key, Offset: int64(len(k.data)), Size: k.want.Size, Digest: k.want.Digest,
-			StartedAt: k.startedAt, UpdatedAt: k.updatedAt, Busy: k.free != nil,
-		})
+		list = append(list, s.ingests[key].status(key))
 	}
 	return list, nil
+}
+
+// Status implements [content.Store].
+func (s *Store) Status(_ context.Context, key string) (content.Status, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.ingests[key]
+	err := content.ValidateIngest(key, content.Want{})
+	if err == nil && k == nil {
+		err = errdefs.ErrNotFound
+	}
+	if err != nil {
+		return content.Status{}, fmt.Errorf("ingest %s: %w", key, err)
+	}
+	return k.status(key), nil
 }
 
 // Abort implements [content.Store].

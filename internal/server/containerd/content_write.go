@@ -70,7 +70,7 @@ type writer struct {
 }
 
 // open begins or resumes what the first message of a stream asks for. A blob that the namespace has
-// is [errdefs.ErrAlreadyExists].
+// is [errdefs.ErrAlreadyExists], and one that the store itself is just bringing [errdefs.ErrUnavailable].
 func (c *contentService) open(ctx context.Context, store *stowage.Store, req *api.WriteContentRequest) (_ *writer, err error) {
 	key, err := metadata.IngestKey(store.Namespace(), req.Ref)
 	if err == nil {
@@ -82,6 +82,13 @@ func (c *contentService) open(ctx context.Context, store *stowage.Store, req *ap
 	w := &writer{writes: c.writes, store: store, key: key, lease: lease(ctx), floor: c.server.o.Floor}
 	expected := digest.Digest(req.Expected)
 	if err := w.refuseKnown(ctx, expected); err != nil {
+		return nil, err
+	}
+	own, err := c.own(ctx, expected)
+	if own != nil {
+		err = fmt.Errorf("write %s: the blob is being fetched, since %s: %w", req.Ref, own.StartedAt.AsTime().Format(time.RFC3339), errdefs.ErrUnavailable)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if w.lease != "" {
@@ -184,20 +191,23 @@ func (w *writer) beginIngest(ctx context.Context, expected digest.Digest) (err e
 	return err
 }
 
-// share takes the blob of another namespace, if there is one and it is of the size that is expected.
+// share takes the blob of another namespace, or of a transfer that has not come to its end, if there is
+// one and it is of the size that is expected.
 func (w *writer) share(ctx context.Context, d digest.Digest, total int64) (ok bool, size int64, err error) {
-	meta := w.store.Metadata()
-	has := func() (bool, error) {
-		here, err := meta.HasBlobs(ctx, d)
-		return here[d], err
+	here := func() (bool, int64, error) {
+		b, err := w.store.Content().Info(ctx, d)
+		if errdefs.IsNotFound(err) {
+			return false, 0, nil
+		}
+		return err == nil && b.Settled && (total == 0 || total == b.Size), b.Size, err
 	}
 	if d == "" {
 		return false, 0, nil
 	}
-	if here, err := has(); !here || err != nil {
+	if ok, _, err := here(); !ok || err != nil {
 		return false, 0, err
 	}
-	hold, err := meta.Hold(ctx, w.store.Namespace(), d)
+	hold, err := w.store.Metadata().Hold(ctx, w.store.Namespace(), d)
 	if err != nil {
 		return false, 0, err
 	}
@@ -208,14 +218,7 @@ func (w *writer) share(ctx context.Context, d digest.Digest, total int64) (ok bo
 			err = errors.Join(err, hold.Release(context.WithoutCancel(ctx)))
 		}
 	}()
-	if here, err := has(); !here || err != nil {
-		return false, 0, err
-	}
-	b, err := w.store.Content().Info(ctx, d)
-	if errdefs.IsNotFound(err) {
-		return false, 0, nil
-	}
-	return err == nil && b.Settled && (total == 0 || total == b.Size), b.Size, err
+	return here() // a collection may have come before
 }
 
 // take does what one message says.

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/server/containerd"
 )
 
@@ -293,6 +294,54 @@ func TestWriteShared(t *testing.T) {
 	other.mustSend(&api.WriteContentRequest{Ref: "again", Expected: d.String()}, write("", "shared", 0), commit(6, 6, d))
 	if !other.has(d) {
 		t.Error("what was written again is not there")
+	}
+}
+
+// A blob that the store itself is bringing is not brought by a client as well: it waits, can see how far
+// the store is, and finds all of it at the end, though no row says so yet.
+func TestWriteBesideStore(t *testing.T) {
+	store, _, conn := serve(t, stowage.Options{NoSync: true})
+	c := newContentClient(t, conn, "ns")
+	d := digest.FromString("fetched")
+	in, err := store.Content().Begin(t.Context(), d.String(), content.Want{Digest: d, Size: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.WriteAt([]byte("fetch"), 0); err != nil {
+		t.Fatal(err)
+	}
+	open := &api.WriteContentRequest{Ref: "layer", Expected: d.String(), Total: 7}
+	if _, err := c.send(open); status.Code(err) != codes.Unavailable {
+		t.Errorf("a write of what is being fetched: %v, want unavailable", err)
+	}
+	c.wantOffset("layer", -1)
+	c.wantOffset(d.String(), 5)
+	if _, err := in.WriteAt([]byte("ed"), 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Content().Commit(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	c.wantOffset(d.String(), -1)
+	if res := c.mustSend(open, commit(7, 7, d)); res.Offset != 7 || !c.has(d) {
+		t.Errorf("what was fetched: %v, and it is there: %v", res, c.has(d))
+	}
+
+	// What nobody brings any more is the client's to bring.
+	left := digest.FromString("left")
+	if in, err = store.Content().Begin(t.Context(), left.String(), content.Want{Digest: left, Size: 4}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.WriteAt([]byte("le"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantOffset(left.String(), -1)
+	c.mustSend(&api.WriteContentRequest{Ref: "layer", Expected: left.String(), Total: 4}, write("", "left", 0), commit(4, 4, left))
+	if !c.has(left) {
+		t.Error("what was left is not there")
 	}
 }
 

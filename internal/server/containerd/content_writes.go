@@ -162,13 +162,36 @@ func (c *contentService) Status(ctx context.Context, req *api.StatusRequest) (*a
 		return nil, err
 	}
 	list, err := c.writes.find(ctx, store.Namespace(), func(at *written) bool { return at.ref == req.Ref })
-	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("write %s: %w", req.Ref, errdefs.ErrNotFound)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		own, err := c.own(ctx, digest.Digest(req.Ref))
+		if err == nil && own == nil {
+			err = fmt.Errorf("write %s: %w", req.Ref, errdefs.ErrNotFound)
+		}
+		return &api.StatusResponse{Status: own}, err
+	}
+	return &api.StatusResponse{Status: list[0]}, nil
+}
+
+// own is how far the store itself has come with a blob that it brings, for whichever namespace; nil: it
+// does not.
+func (c *contentService) own(ctx context.Context, d digest.Digest) (*api.Status, error) {
+	if content.Validate(d) != nil {
+		return nil, nil
+	}
+	in, err := c.server.store.Content().Status(ctx, d.String())
+	if errdefs.IsNotFound(err) || err == nil && !in.Busy {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &api.StatusResponse{Status: list[0]}, nil
+	return &api.Status{
+		Ref: d.String(), Offset: in.Offset, Total: max(in.Size, 0), Expected: d.String(),
+		StartedAt: timestamppb.New(in.StartedAt), UpdatedAt: timestamppb.New(in.UpdatedAt),
+	}, nil
 }
 
 // ListStatuses lists the writes of the namespace that the filters match.
