@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -24,6 +23,7 @@ type peer struct {
 	*containerd.Client
 	address string
 	options Options // that it was connected with
+	scratch *scratch
 }
 
 // Connect opens what a containerd-compatible socket offers: a path, or unix:// and a path. What it
@@ -62,15 +62,15 @@ func Connect(address string, o Options) (*Store, error) {
 // connected makes the store of a peer.
 func connected(ctx context.Context, client *containerd.Client, p *peer) (*Store, error) {
 	o := p.options
-	dir, err := os.MkdirTemp("", "stowage") // for the lock files of running operations
-	if err != nil {
+	var err error
+	if p.scratch, err = newScratch(); err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", p.address, err)
 	}
 	o.Registry.Log = o.Log
 	db := mem.New()
 	s := &Store{
-		root: dir, ns: o.Namespace, db: db, held: new(stopwatch), peer: p,
-		meta: metadata.New(db, filepath.Join(dir, "holders")), content: client,
+		root: p.scratch.dir, ns: o.Namespace, db: db, held: new(stopwatch), peer: p,
+		meta: metadata.New(db, filepath.Join(p.scratch.dir, "holders")), content: client,
 		reg: registry.New(o.Registry), log: o.Log, tell: o.Ended,
 		snapshotter: o.Snapshotter, unpack: o.Unpack, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}
@@ -80,7 +80,7 @@ func connected(ctx context.Context, client *containerd.Client, p *peer) (*Store,
 		s.nameless = registry.New(o.Registry)
 	}
 	if err := client.Fill(ctx, s.meta); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, p.scratch.close())
 	}
 	client.WriteThrough(s.meta)
 	return s, nil
@@ -95,7 +95,7 @@ func (s *Store) again(ctx context.Context) (*Store, error) {
 
 // disconnect ends the use of a peer.
 func (s *Store) disconnect() error {
-	return errors.Join(s.peer.Close(), os.RemoveAll(s.root))
+	return errors.Join(s.peer.Close(), s.peer.scratch.close())
 }
 
 // owned refuses an act that needs the files of a store, which a peer keeps for itself.

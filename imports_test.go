@@ -54,7 +54,7 @@ var allowed = map[string]string{
 	// Faces, door and command. Only commands draw and read flags.
 	"config":  "image registry",
 	"server":  "stowage flock progress ref image filter content layer metadata snapshot transfer unpack mount registry gc",
-	"stowage": "vfs mark par progress mount ref image content kv layer metadata snapshot registry archive containerd unpack transfer gc doctor",
+	"stowage": "vfs flock mark par progress mount ref image content kv layer metadata snapshot registry archive containerd unpack transfer gc doctor",
 	"cmd":     "stowage config progress server",
 
 	// What stands beside the product.
