@@ -2,6 +2,7 @@ package stowage
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -23,18 +24,20 @@ const scratchPrefix = "stowage-peer-"
 // newScratch makes one, and takes away those that killed processes have left, with their mounts.
 func newScratch() (*scratch, error) {
 	sweepScratches(os.TempDir())
-	dir, err := os.MkdirTemp("", scratchPrefix)
-	if err != nil {
-		return nil, err
+	for {
+		dir, err := os.MkdirTemp("", scratchPrefix)
+		if err != nil {
+			return nil, err
+		}
+		lock, err := flock.TryOpen(flock.Exclusive, func() (*os.File, error) { return os.Open(dir) })
+		switch {
+		case err == nil && lock != nil:
+			return &scratch{dir, lock}, nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return nil, errors.Join(err, os.Remove(dir))
+		}
+		// Another took it for one that was left, before it was locked.
 	}
-	lock, err := os.Open(dir)
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(dir))
-	}
-	if _, err := flock.TryLock(lock, flock.Exclusive); err != nil {
-		return nil, errors.Join(err, lock.Close(), os.Remove(dir))
-	}
-	return &scratch{dir, lock}, nil
 }
 
 // close takes the folder away.

@@ -116,23 +116,22 @@ func onePlatform(text string) (*stowage.Platform, error) {
 
 // addSnapshotter adds --snapshotter.
 func addSnapshotter(cmd *cobra.Command, to *string) {
-	cmd.Flags().Var((*snapshotter)(to), "snapshotter", "overlay, erofs or native (STOWAGE_SNAPSHOTTER, then CONTAINERD_SNAPSHOTTER; default the best that works)")
+	cmd.Flags().StringVar(to, snapshotterFlag, "", "overlay, erofs or native, or what the daemon at --address has (STOWAGE_SNAPSHOTTER, then CONTAINERD_SNAPSHOTTER; default the best that works)")
 }
 
-// A snapshotter is the value of --snapshotter.
-type snapshotter string
+const snapshotterFlag = "snapshotter"
 
-// String, Set and Type are what a flag has.
-func (s *snapshotter) String() string { return string(*s) }
-
-// Set takes only names that there are.
-func (s *snapshotter) Set(name string) error {
-	*s = snapshotter(name)
-	return stowage.CheckSnapshotter(name)
+// checkSnapshotter takes only names that there are; those of a daemon it knows by itself.
+func (a *app) checkSnapshotter(cmd *cobra.Command) error {
+	f := cmd.Flags().Lookup(snapshotterFlag)
+	if f == nil || a.conf.Address != "" {
+		return nil
+	}
+	if err := stowage.CheckSnapshotter(f.Value.String()); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
-
-// Type is what help prints.
-func (s *snapshotter) Type() string { return "string" }
 
 // addUnpack adds the flags of commands that also unpack.
 func addUnpack(cmd *cobra.Command, o *stowage.UnpackOptions) {
