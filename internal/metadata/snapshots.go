@@ -106,7 +106,9 @@ func layerKey(snapshotter string, diffID image.Digest) []byte {
 
 func checkSnapshotKey(name string) error { return checkText("snapshot", name) }
 
-func (row *Snapshot) check() error {
+// Check tells whether a snapshot can be written, as far as it is its own business. Errors:
+// [errdefs.ErrInvalidArgument].
+func (row *Snapshot) Check() error {
 	if err := checkSnapshotKey(row.Key); err != nil {
 		return err
 	}
@@ -141,7 +143,7 @@ func (u Unpacked) check() error {
 		}
 	}
 	for i := range u.Snapshots {
-		if err := u.Snapshots[i].check(); err != nil {
+		if err := u.Snapshots[i].Check(); err != nil {
 			return err
 		}
 	}
@@ -248,7 +250,7 @@ func (s *Store) AddSnapshot(ctx context.Context, ns, snapshotter string, row Sna
 	if err := checkIdentifier("snapshotter", snapshotter); err != nil {
 		return err
 	}
-	if err := row.check(); err != nil {
+	if err := row.Check(); err != nil {
 		return err
 	}
 	return s.update(ctx, func(c change) error {
@@ -320,7 +322,7 @@ func (s *Store) CommitSnapshot(ctx context.Context, ns, snapshotter, name, key s
 		}
 		row.Key, row.Kind = name, Committed
 		f(&row)
-		if err := row.check(); err != nil {
+		if err := row.Check(); err != nil {
 			return err
 		}
 		return c.addSnapshot(ns, snapshotter, row, time.Now().UTC())

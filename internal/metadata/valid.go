@@ -32,6 +32,9 @@ func invalid(format string, args ...any) error {
 // [errdefs.ErrInvalidArgument].
 func CheckNamespace(ns string) error { return checkIdentifier("namespace", ns) }
 
+// CheckSnapshotter tells whether a snapshotter can be called name. Errors: [errdefs.ErrInvalidArgument].
+func CheckSnapshotter(name string) error { return checkIdentifier("snapshotter", name) }
+
 func checkIdentifier(what, s string) error {
 	if !identifier.MatchString(s) {
 		return invalid("%s %.100q: want 1 to 76 letters, digits, dots, underscores and dashes, a letter or digit first", what, s)

@@ -20,9 +20,10 @@ import (
 
 // A Folder is one that this process fills. It stays locked until Keep or Discard.
 type Folder struct {
-	Name string // in the rows
-	Path string
-	lock *os.File // the folder itself
+	Name    string // in the rows
+	Path    string
+	lock    *os.File // the folder itself
+	remover Remover  // nil: nothing is kept elsewhere
 }
 
 // nameLength keeps the names short: overlay's list of folders has to fit into a page. 2⁴⁰ names
@@ -34,7 +35,11 @@ func (s *Store) NewFolder() (*Folder, error) {
 	if err := s.writing(); err != nil {
 		return nil, err
 	}
-	return NewFolder(s.dir)
+	f, err := NewFolder(s.dir)
+	if err == nil {
+		f.remover, _ = s.driver.(Remover)
+	}
+	return f, err
 }
 
 // NewFolder makes an empty folder among those of the snapshotter whose folder is dir, and locks
@@ -55,7 +60,7 @@ func NewFolder(dir string) (*Folder, error) {
 			return nil, fmt.Errorf("make a folder for a snapshot: %w", err)
 		}
 		if lock != nil {
-			return &Folder{name, path, lock}, nil
+			return &Folder{Name: name, Path: path, lock: lock}, nil
 		}
 	}
 }
@@ -76,8 +81,13 @@ func (f *Folder) Keep() error { return release(f.lock) }
 // which has what we had open until it runs its own program.
 func release(f *os.File) error { return errors.Join(flock.Unlock(f), f.Close()) }
 
-// Discard removes the folder.
+// Discard removes the folder. What of it cannot be removed is left to a sweep.
 func (f *Folder) Discard() error {
+	if f.remover != nil {
+		if err := f.remover.Remove(context.Background(), f.Path); err != nil {
+			return errors.Join(err, release(f.lock))
+		}
+	}
 	return errors.Join(layer.RemoveAll(f.Path), release(f.lock))
 }
 
@@ -167,11 +177,12 @@ func (s *Store) Sweep(ctx context.Context) (freed Usage, err error) {
 // Discard is [Store.Sweep] for some folders. One that is not there is nothing to remove.
 func (s *Store) Discard(ctx context.Context, names ...string) (freed Usage, err error) {
 	var strays []*Folder
+	remover, _ := s.driver.(Remover)
 	for _, name := range names {
 		lock, lockErr := lockFree(s.Path(name))
 		err = errors.Join(err, lockErr)
 		if lock != nil {
-			strays = append(strays, &Folder{name, s.Path(name), lock})
+			strays = append(strays, &Folder{name, s.Path(name), lock, remover})
 		}
 	}
 	if len(strays) == 0 {
@@ -180,6 +191,7 @@ func (s *Store) Discard(ctx context.Context, names ...string) (freed Usage, err 
 	// Whoever filled one wrote its row before giving up the lock that we have now.
 	rows, rowsErr := s.meta.SnapshotFolders(ctx, s.name, names...)
 	err = errors.Join(err, rowsErr)
+	var waiting []string
 	for _, f := range strays {
 		if rowsErr != nil || rows[f.Name] {
 			err = errors.Join(err, f.Keep())
@@ -188,18 +200,25 @@ func (s *Store) Discard(ctx context.Context, names ...string) (freed Usage, err 
 		u, sweepErr := s.sweep(ctx, f)
 		freed.Size += u.Size
 		freed.Inodes += u.Inodes
+		if errdefs.IsFailedPrecondition(sweepErr) {
+			s.log.Debug("a folder that no snapshot has is in use", "snapshotter", s.name, "folder", f.Name, "reason", sweepErr)
+			waiting = append(waiting, f.Name)
+			sweepErr = nil
+		}
 		err = errors.Join(err, sweepErr)
+	}
+	// What is kept elsewhere goes from the top.
+	if remover != nil && len(waiting) > 0 && len(waiting) < len(strays) {
+		u, restErr := s.Discard(ctx, waiting...)
+		return Usage{freed.Size + u.Size, freed.Inodes + u.Inodes}, errors.Join(err, restErr)
 	}
 	return freed, err
 }
 
-// sweep removes one stray. What is mounted has to wait for a later sweep.
+// sweep removes one stray. What is mounted, an [errdefs.ErrFailedPrecondition], has to wait for a later
+// sweep.
 func (s *Store) sweep(ctx context.Context, f *Folder) (freed Usage, err error) {
 	if err := s.driver.Release(ctx, f.Path); err != nil {
-		if errdefs.IsFailedPrecondition(err) {
-			s.log.Debug("a folder that no snapshot has is in use", "snapshotter", s.name, "folder", f.Name, "reason", err)
-			err = nil
-		}
 		return Usage{}, errors.Join(err, f.Keep())
 	}
 	freed.Size, freed.Inodes, err = layer.Usage(f.Path)

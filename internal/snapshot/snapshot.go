@@ -109,6 +109,14 @@ type Binder interface {
 	Bind(ctx context.Context, folder string, chain []string, kind Kind) ([]mount.Mount, error)
 }
 
+// A Remover is a Driver that keeps something elsewhere for a folder.
+type Remover interface {
+	Driver
+	// Remove takes it away, before the folder goes. What is not there is nothing to remove. Errors:
+	// [errdefs.ErrFailedPrecondition] while what is kept for other folders stands on it.
+	Remove(ctx context.Context, folder string) error
+}
+
 // A Remote is a Driver that may have a layer already, somewhere else, and then does not want it
 // downloaded.
 type Remote interface {

@@ -287,6 +287,11 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 		err = fmt.Errorf("it is %s, not active: %w", row.Kind, errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {
+		is := row
+		is.Key, is.Labels = as.Key, as.Labels
+		err = is.Check()
+	}
+	if err == nil {
 		if _, statErr := s.Stat(ctx, as.Key); statErr == nil {
 			err = fmt.Errorf("%s: %w", as.Key, errdefs.ErrAlreadyExists)
 		} else if !errdefs.IsNotFound(statErr) {
