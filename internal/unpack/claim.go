@@ -66,9 +66,11 @@ func (r *Run) claimLayer(ctx context.Context, driver snapshot.Remote, row *metad
 	return true, nil
 }
 
-// claimLabels says what a layer is, in the words that remote snapshotters for containerd know.
+// claimLabels says what a layer is, in the words that remote snapshotters for containerd know: what
+// its manifest says to them, but for the owners of files, and what containerd's CRI says.
 func claimLabels(img Image, i int, id image.Digest, name string) map[string]string {
-	const prefix = "containerd.io/snapshot/cri."
+	const forSnapshotters = "containerd.io/snapshot/"
+	const prefix = forSnapshotters + "cri."
 	var upwards []string
 	room := 3 << 10 // bytes; a label has at most 4096 with its key
 	for _, d := range img.Layers[i:] {
@@ -77,11 +79,16 @@ func claimLabels(img Image, i int, id image.Digest, name string) map[string]stri
 		}
 		upwards = append(upwards, d.Digest.String())
 	}
-	return map[string]string{
-		"containerd.io/snapshot.ref": id.String(),
-		prefix + "image-ref":         name,
-		prefix + "manifest-digest":   img.Manifest.String(),
-		prefix + "layer-digest":      img.Layers[i].Digest.String(),
-		prefix + "image-layers":      strings.Join(upwards, ","),
+	labels := map[string]string{}
+	for k, v := range img.Layers[i].Annotations {
+		if strings.HasPrefix(k, forSnapshotters) && k != forSnapshotters+"uidmapping" && k != forSnapshotters+"gidmapping" && len(k)+len(v) <= 4<<10 {
+			labels[k] = v
+		}
 	}
+	labels["containerd.io/snapshot.ref"] = id.String()
+	labels[prefix+"image-ref"] = name
+	labels[prefix+"manifest-digest"] = img.Manifest.String()
+	labels[prefix+"layer-digest"] = img.Layers[i].Digest.String()
+	labels[prefix+"image-layers"] = strings.Join(upwards, ",")
+	return labels
 }

@@ -46,6 +46,10 @@ func TestClaim(t *testing.T) {
 	driver := &remote{has: map[string]bool{}}
 	w := remoteWorld(t, driver)
 	img := w.imageOf(plain()...)
+	img.Layers[1].Annotations = map[string]string{
+		"containerd.io/snapshot/toc": "sha256:0", "containerd.io/snapshot/uidmapping": "0:1000:1", "containerd.io/snapshot/cri.image-ref": "else",
+		"containerd.io/snapshot/long": strings.Repeat("x", 5000), "org.example": "not for them",
+	}
 	chain := image.ChainIDs(img.DiffIDs)
 	driver.has[img.Layers[0].Digest.String()] = true
 	driver.has[img.Layers[2].Digest.String()] = true // which does not count without the one below
@@ -61,6 +65,7 @@ func TestClaim(t *testing.T) {
 	const prefix = "containerd.io/snapshot/cri."
 	want := map[string]string{
 		"containerd.io/snapshot.ref": chain[1].String(),
+		"containerd.io/snapshot/toc": "sha256:0",
 		prefix + "image-ref":         "registry/name:tag",
 		prefix + "manifest-digest":   img.Manifest.String(),
 		prefix + "layer-digest":      img.Layers[1].Digest.String(),
