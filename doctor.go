@@ -74,7 +74,7 @@ func (s *Store) Doctor(ctx context.Context, o DoctorOptions) (*DoctorReport, err
 		return report, err
 	}
 	best, bestErr := s.Snapshotter("")
-	for _, name := range snapshotters {
+	for _, name := range s.Snapshotters() {
 		state := SnapshotterState{Name: name, Default: bestErr == nil && name == best.Name()}
 		if _, err := s.Snapshotter(name); err != nil {
 			state.Reason = err.Error()
@@ -99,7 +99,7 @@ func (s *Store) allSnapshotters(ctx context.Context) (list []*snapshot.Store, er
 	if !slices.ContainsFunc(namespaces, func(n metadata.Namespace) bool { return n.Name == s.ns }) {
 		namespaces = append(namespaces, metadata.Namespace{Name: s.ns})
 	}
-	for _, name := range snapshotters {
+	for _, name := range s.Snapshotters() {
 		if _, err := os.Stat(filepath.Join(s.root, "snapshots", name)); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -248,7 +248,7 @@ func (s *Store) rebuild(ctx context.Context) (err error) {
 		return err
 	}
 	// Until there is a database again nobody sweeps.
-	for _, name := range snapshotters {
+	for _, name := range s.Snapshotters() {
 		if err := snapshot.SetAllAside(name, filepath.Join(s.root, "snapshots", name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

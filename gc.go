@@ -52,7 +52,7 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error)
 // collected is the store as collections see it.
 func (s *Store) collected() gc.Store {
 	var there []string
-	for _, name := range snapshotters {
+	for _, name := range s.Snapshotters() {
 		if _, err := os.Stat(filepath.Join(s.root, "snapshots", name)); !errors.Is(err, fs.ErrNotExist) {
 			there = append(there, name)
 		}

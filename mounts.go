@@ -314,7 +314,7 @@ func (s *Store) cleanMounts(ctx context.Context) error {
 		return err
 	}
 	for _, name := range list {
-		if !slices.Contains(snapshotters[:], name) {
+		if !slices.Contains(s.Snapshotters(), name) {
 			continue
 		}
 		rows, err := s.meta.Snapshots(ctx, s.ns, name)

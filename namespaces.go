@@ -30,7 +30,7 @@ func (s *Store) in(ns string) *Store {
 	if of == nil {
 		of = &Store{
 			root: s.root, nosync: s.nosync, ns: ns, db: s.db, mark: s.mark, held: s.held, meta: s.meta, content: s.content,
-			reg: s.reg, nameless: s.nameless, log: s.log, tell: s.tell, snapshotter: s.snapshotter, unpack: s.unpack, gc: s.gc, large: s.large,
+			reg: s.reg, nameless: s.nameless, log: s.log, tell: s.tell, snapshotter: s.snapshotter, proxies: s.proxies, unpack: s.unpack, gc: s.gc, large: s.large,
 			opened: map[string]*Snapshotter{}, views: s.views,
 		}
 		s.views.of[ns] = of

@@ -1,14 +1,17 @@
 package stowage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -21,6 +24,7 @@ import (
 	"github.com/stowage/stowage/internal/snapshot/erofs"
 	"github.com/stowage/stowage/internal/snapshot/native"
 	"github.com/stowage/stowage/internal/snapshot/overlay"
+	"github.com/stowage/stowage/internal/snapshot/proxy"
 	"github.com/stowage/stowage/internal/unpack"
 )
 
@@ -47,6 +51,37 @@ const filterFrom = 4
 // snapshotters lists the drivers, the best first.
 var snapshotters = [...]string{"overlay", "erofs", "native"}
 
+// A ProxySnapshotter is one that another program has, which speaks containerd's API.
+type ProxySnapshotter struct {
+	Address string // of its unix socket
+	Name    string // that it has there; empty: the same as here
+}
+
+// proxyNamespace is the one that others know us by, whatever ours is.
+const proxyNamespace = "stowage"
+
+// checkProxies finds names that cannot be those of snapshotters.
+func checkProxies(proxies map[string]ProxySnapshotter) error {
+	for name, p := range proxies {
+		switch {
+		case metadata.SnapshotterName(name) != name, slices.Contains(snapshotters[:], name), name == "quarantine":
+			return fmt.Errorf("snapshotter %s: the name is taken: %w", name, errdefs.ErrInvalidArgument)
+		case !filepath.IsAbs(p.Address):
+			return fmt.Errorf("snapshotter %s: address %q: want a path that begins with /: %w", name, p.Address, errdefs.ErrInvalidArgument)
+		}
+		if err := metadata.CheckSnapshotter(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Snapshotters lists the names of those that there are, the best first, and then those of other
+// programs.
+func (s *Store) Snapshotters() []string {
+	return slices.Concat(snapshotters[:], slices.Sorted(maps.Keys(s.proxies)))
+}
+
 // reportsLosses tells whether losses are listed rather than refused.
 func (s *Store) reportsLosses() bool {
 	if s.unpack.Losses != "" {
@@ -56,32 +91,34 @@ func (s *Store) reportsLosses() bool {
 }
 
 // snapshotterName resolves the names that containerd and others have for drivers.
-func snapshotterName(name string) (string, error) {
-	name = metadata.SnapshotterName(name)
-	if name == "" || slices.Contains(snapshotters[:], name) {
-		return name, nil
-	}
-	return "", fmt.Errorf("snapshotter %q: want overlay, erofs or native: %w", name, errdefs.ErrInvalidArgument)
+func (s *Store) snapshotterName(name string) (string, error) {
+	return metadata.SnapshotterName(name), s.CheckSnapshotter(name)
 }
 
-// CheckSnapshotter tells whether there is a snapshotter called name, or called so elsewhere.
-// Errors: [errdefs.ErrInvalidArgument].
-func CheckSnapshotter(name string) error {
-	_, err := snapshotterName(name)
-	return err
+// CheckSnapshotter tells whether a store with these proxies has a snapshotter called name, or called so
+// elsewhere; an empty one is the best that works. Errors: [errdefs.ErrInvalidArgument].
+func CheckSnapshotter(name string, proxies map[string]ProxySnapshotter) error {
+	is, there := metadata.SnapshotterName(name), (&Store{proxies: proxies}).Snapshotters()
+	if is != "" && !slices.Contains(there, is) {
+		return fmt.Errorf("snapshotter %q: want one of %s: %w", name, strings.Join(there, ", "), errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
+
+// CheckSnapshotter is [CheckSnapshotter] for this store.
+func (s *Store) CheckSnapshotter(name string) error { return CheckSnapshotter(name, s.proxies) }
 
 // Snapshotter opens a snapshotter by name; an empty one is the best that works here.
 func (s *Store) Snapshotter(name string) (*Snapshotter, error) {
 	if err := s.owned("open snapshotter"); err != nil {
 		return nil, err
 	}
-	name, err := snapshotterName(name)
+	name, err := s.snapshotterName(name)
 	if err != nil {
 		return nil, err
 	}
 	if name == "" {
-		if name, err = snapshotterName(s.snapshotter); err != nil {
+		if name, err = s.snapshotterName(s.snapshotter); err != nil {
 			return nil, err
 		}
 	}
@@ -105,7 +142,7 @@ func (s *Store) Snapshotter(name string) (*Snapshotter, error) {
 	return s.best, nil
 }
 
-// openSnapshotter opens one of [snapshotters] once; s.mu is held.
+// openSnapshotter opens one of [Store.Snapshotters] once; s.mu is held.
 func (s *Store) openSnapshotter(name string) (*Snapshotter, error) {
 	if opened := s.opened[name]; opened != nil {
 		return opened, nil
@@ -127,6 +164,9 @@ func (s *Store) openSnapshotter(name string) (*Snapshotter, error) {
 		driver, err = erofs.Open(dir, s.nosync)
 	case "native":
 		driver = native.New()
+	default:
+		p := s.proxies[name]
+		driver, err = proxy.New(p.Address, proxy.Options{Name: cmp.Or(p.Name, name), Namespace: proxyNamespace, NoSync: s.nosync})
 	}
 	if err != nil {
 		return nil, err
@@ -137,6 +177,22 @@ func (s *Store) openSnapshotter(name string) (*Snapshotter, error) {
 	}
 	s.opened[name] = opened
 	return opened, nil
+}
+
+// closeProxies ends the connections to other programs, of all views.
+func (s *Store) closeProxies() (err error) {
+	s.views.Lock()
+	defer s.views.Unlock()
+	for _, view := range s.views.of {
+		view.mu.Lock()
+		for _, sn := range view.opened {
+			if c, ok := sn.Driver().(io.Closer); ok {
+				err = errors.Join(err, c.Close())
+			}
+		}
+		view.mu.Unlock()
+	}
+	return err
 }
 
 // unpacker gives what unpacks into a snapshotter. What killed runs have left there goes first.

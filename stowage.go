@@ -49,8 +49,10 @@ type Options struct {
 	// Snapshotter is overlay, erofs or native, for operations that name none; empty: the best
 	// that works on the store's filesystem.
 	Snapshotter string
-	Unpack      UnpackLimits
-	GC          GCOptions
+	// Proxies are snapshotters of other programs, by name. Unlike ours they are used only when they are named.
+	Proxies map[string]ProxySnapshotter
+	Unpack  UnpackLimits
+	GC      GCOptions
 	// Ended is told of every [Act] when it has ended, by several goroutines at once; nil: nobody is.
 	Ended func(Act)
 	// Quarantine is the folder where a repair by way of [Connect] puts the bytes of wrong blobs.
@@ -81,6 +83,7 @@ type Store struct {
 	peer     *peer     // whose the content is; nil: it is in root
 
 	snapshotter string
+	proxies     map[string]ProxySnapshotter
 	unpack      UnpackLimits
 	gc          GCOptions
 	large       chan struct{} // see [layer.DecompressOptions]
@@ -109,7 +112,10 @@ func Open(root string, o Options) (*Store, error) {
 	if err := metadata.CheckNamespace(o.Namespace); err != nil {
 		return nil, err
 	}
-	if _, err := snapshotterName(o.Snapshotter); err != nil {
+	if err := checkProxies(o.Proxies); err != nil {
+		return nil, err
+	}
+	if err := CheckSnapshotter(o.Snapshotter, o.Proxies); err != nil {
 		return nil, err
 	}
 	switch o.Unpack.Losses {
@@ -155,7 +161,7 @@ func Open(root string, o Options) (*Store, error) {
 		root: root, nosync: o.NoSync, ns: o.Namespace, db: db, held: held, mark: written,
 		meta:    metadata.New(db, filepath.Join(root, "metadata", "holders")).KeepNames(filepath.Join(root, "content", "names.log"), o.NoSync),
 		content: blobs, reg: registry.New(o.Registry), log: o.Log, tell: o.Ended,
-		snapshotter: o.Snapshotter, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
+		snapshotter: o.Snapshotter, proxies: o.Proxies, unpack: o.Unpack, gc: o.GC, large: make(chan struct{}, 1), opened: map[string]*Snapshotter{},
 	}
 	s.views = &views{of: map[string]*Store{o.Namespace: s}}
 	if o.Registry.Username != "" {
@@ -203,7 +209,7 @@ func (s *Store) Close() error {
 		return s.disconnect()
 	}
 	s.writing()() // what wrote outside of any operation has ended
-	return s.db.Close()
+	return errors.Join(s.closeProxies(), s.db.Close())
 }
 
 // Root is the folder of the store. One that is connected has none but for what it needs while it is.

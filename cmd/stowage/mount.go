@@ -116,7 +116,7 @@ func onePlatform(text string) (*stowage.Platform, error) {
 
 // addSnapshotter adds --snapshotter.
 func addSnapshotter(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, snapshotterFlag, "", "overlay, erofs or native, or what the daemon at --address has (STOWAGE_SNAPSHOTTER, then CONTAINERD_SNAPSHOTTER; default the best that works)")
+	cmd.Flags().StringVar(to, snapshotterFlag, "", "overlay, erofs, native, one that is configured, or what the daemon at --address has (STOWAGE_SNAPSHOTTER, then CONTAINERD_SNAPSHOTTER; default the best that works)")
 }
 
 const snapshotterFlag = "snapshotter"
@@ -127,7 +127,7 @@ func (a *app) checkSnapshotter(cmd *cobra.Command) error {
 	if f == nil || a.conf.Address != "" {
 		return nil
 	}
-	if err := stowage.CheckSnapshotter(f.Value.String()); err != nil {
+	if err := stowage.CheckSnapshotter(f.Value.String(), a.proxies()); err != nil {
 		return usageError{err}
 	}
 	return nil

@@ -184,7 +184,7 @@ func (a *app) set(key string, to *string, flag, value string) {
 func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 	o := stowage.Options{
 		Namespace: a.conf.Namespace, NoSync: a.conf.Sync == "none", Registry: r, Log: a.log,
-		Snapshotter: a.conf.Snapshotter, Unpack: stowage.UnpackLimits{
+		Snapshotter: a.conf.Snapshotter, Proxies: a.proxies(), Unpack: stowage.UnpackLimits{
 			Size: a.conf.Unpack.MaxSize, Entries: a.conf.Unpack.MaxEntries, Ratio: a.conf.Unpack.MaxRatio,
 			Losses: a.conf.Unpack.Losses, Filter: a.conf.Unpack.Filter,
 		},
@@ -203,6 +203,15 @@ func (a *app) open(r stowage.RegistryOptions) (*stowage.Store, error) {
 	}
 	a.store = s
 	return s, nil
+}
+
+// proxies are the snapshotters of other programs that were configured.
+func (a *app) proxies() map[string]stowage.ProxySnapshotter {
+	list := map[string]stowage.ProxySnapshotter{}
+	for name, p := range a.conf.Snapshotters {
+		list[name] = stowage.ProxySnapshotter(p)
+	}
+	return list
 }
 
 // gcOptions are what was configured of collection.

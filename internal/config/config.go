@@ -43,6 +43,8 @@ type Config struct {
 
 	// Snapshotter is overlay, erofs or native; empty: the best that works.
 	Snapshotter string `toml:"snapshotter"`
+	// Snapshotters are those of other programs, by name.
+	Snapshotters map[string]Snapshotter `toml:"snapshotters"`
 	// Unpack bounds what layers may cost and lack.
 	Unpack Unpack `toml:"unpack"`
 
@@ -60,6 +62,12 @@ type Config struct {
 	AuthFiles []string `toml:"-"`
 
 	origins map[string]string // who set a key; no entry: nobody did
+}
+
+// A Snapshotter is that of another program, which speaks containerd's snapshots API.
+type Snapshotter struct {
+	Address string `toml:"address" json:"address"` // of its unix socket
+	Name    string `toml:"name" json:"name"`       // that it has there; empty: the same as here
 }
 
 // Unpack says what layers may cost and lack when they are unpacked. Zero: the default.

@@ -65,11 +65,11 @@ func New(store *stowage.Store, o Options) (*Server, error) {
 		}
 		s.pinned[r.String()] = true
 	}
-	if err := stowage.CheckSnapshotter(o.Snapshotter); err != nil {
+	if err := store.CheckSnapshotter(o.Snapshotter); err != nil {
 		return nil, err
 	}
 	for handler, name := range o.Runtimes {
-		if err := stowage.CheckSnapshotter(name); err != nil {
+		if err := store.CheckSnapshotter(name); err != nil {
 			return nil, fmt.Errorf("runtime %s: %w", handler, err)
 		}
 	}
