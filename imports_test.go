@@ -80,27 +80,28 @@ var forTests = []string{
 // homes says where each large dependency lives; the folders stand for all beneath them. Tests
 // may import what they like as an outside measure, except the dependencies that are for tests.
 var homes = map[string]string{
-	"go.etcd.io/bbolt":                       "internal/kv/bolt",
-	"github.com/spf13/cobra":                 "cmd/stowage",
-	"github.com/vbauerster/mpb":              "cmd/stowage",
-	"github.com/pelletier/go-toml":           "internal/config internal/registry/hosts",
-	"github.com/erofs/go-erofs":              "", // reads in tests what internal/layer/erofs writes
-	"oras.land/oras-go":                      "internal/registry",
-	"google.golang.org/grpc":                 "internal/server internal/containerd internal/snapshot/proxy cmd/stowage",
-	"github.com/prometheus/client_golang":    "internal/server/metrics",
-	"go.opentelemetry.io/otel":               "internal/server",
-	"k8s.io/cri-api":                         "internal/server/cri",
-	"github.com/coreos/go-systemd":           "cmd/stowage internal/server",
-	"github.com/distribution/distribution":   "internal/registry/registrytest",
-	"github.com/sirupsen/logrus":             "internal/registry/registrytest",
-	"github.com/containerd/containerd/v2":    "", // its job is ours
-	"github.com/containerd/containerd/api":   "internal/server internal/containerd internal/snapshot/proxy",
-	"github.com/containers":                  "",
-	"github.com/google/go-containerregistry": "",
-	"github.com/moby/buildkit":               "",
-	"github.com/rogpeppe/go-internal":        "",
-	"pgregory.net/rapid":                     "internal/content/contenttest internal/kv/kvtest",
-	"testing":                                "internal/content/contenttest internal/kv/kvtest internal/layer/layertest internal/registry/registrytest internal/snapshot/snapshottest internal/vfs/vfstest",
+	"go.etcd.io/bbolt":                         "internal/kv/bolt",
+	"github.com/spf13/cobra":                   "cmd/stowage",
+	"github.com/vbauerster/mpb":                "cmd/stowage",
+	"github.com/pelletier/go-toml":             "internal/config internal/registry/hosts",
+	"github.com/erofs/go-erofs":                "", // reads in tests what internal/layer/erofs writes
+	"oras.land/oras-go":                        "internal/registry",
+	"google.golang.org/grpc":                   "internal/server internal/containerd internal/snapshot/proxy cmd/stowage",
+	"github.com/prometheus/client_golang":      "internal/server/metrics",
+	"go.opentelemetry.io/otel":                 "internal/server",
+	"k8s.io/cri-api":                           "internal/server/cri",
+	"github.com/coreos/go-systemd":             "cmd/stowage internal/server",
+	"github.com/distribution/distribution":     "internal/registry/registrytest",
+	"github.com/sirupsen/logrus":               "internal/registry/registrytest",
+	"github.com/containerd/containerd/v2":      "", // its job is ours
+	"github.com/containerd/containerd/api":     "internal/server internal/containerd internal/snapshot/proxy",
+	"github.com/containerd/stargz-snapshotter": "",
+	"github.com/containers":                    "",
+	"github.com/google/go-containerregistry":   "",
+	"github.com/moby/buildkit":                 "",
+	"github.com/rogpeppe/go-internal":          "",
+	"pgregory.net/rapid":                       "internal/content/contenttest internal/kv/kvtest",
+	"testing":                                  "internal/content/contenttest internal/kv/kvtest internal/layer/layertest internal/registry/registrytest internal/snapshot/snapshottest internal/vfs/vfstest",
 }
 
 // A source is one file and what it imports.

@@ -312,6 +312,19 @@ func (d *Driver) Release(ctx context.Context, folder string) error {
 
 // Remove implements [snapshot.Remover].
 func (d *Driver) Remove(ctx context.Context, folder string) error {
+	if err := d.removeAll(ctx, folder); err != nil {
+		return err
+	}
+	// Some give nothing back before they are told to.
+	_, err := d.client.Cleanup(d.in(ctx), &api.CleanupRequest{Snapshotter: d.name})
+	if err = errgrpc.ToNative(err); errdefs.IsNotImplemented(err) {
+		return nil
+	}
+	return err
+}
+
+// removeAll removes what stands for a folder.
+func (d *Driver) removeAll(ctx context.Context, folder string) error {
 	err := errors.Join(d.remove(ctx, active(folder)), d.remove(ctx, active(folder)+extractEnd))
 	if err != nil {
 		return err

@@ -29,9 +29,10 @@ type peer struct {
 	has map[string]bool // layers, by their label
 	lie bool            // says that it has them, and does not
 
-	mu    sync.Mutex
-	there map[string]*api.Info
-	calls []string
+	mu      sync.Mutex
+	cleaned int
+	there   map[string]*api.Info
+	calls   []string
 }
 
 func (p *peer) Prepare(_ context.Context, r *api.PrepareSnapshotRequest) (*api.PrepareSnapshotResponse, error) {
@@ -55,6 +56,13 @@ func (p *peer) Stat(_ context.Context, r *api.StatSnapshotRequest) (*api.StatSna
 		return &api.StatSnapshotResponse{Info: info}, nil
 	}
 	return nil, status.Error(codes.NotFound, "none")
+}
+
+func (p *peer) Cleanup(context.Context, *api.CleanupRequest) (*emptypb.Empty, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleaned++
+	return &emptypb.Empty{}, nil
 }
 
 func (p *peer) Mounts(context.Context, *api.MountsRequest) (*api.MountsResponse, error) {
@@ -173,8 +181,8 @@ func TestRemove(t *testing.T) {
 	}
 	_, err = s.Sweep(ctx)
 	must(t, err)
-	if len(p.there) > 0 {
-		t.Errorf("left there: %v", p.there)
+	if len(p.there) > 0 || p.cleaned == 0 {
+		t.Errorf("left there: %v, cleaned %d times", p.there, p.cleaned)
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "????????")); len(left) > 0 || err != nil {
 		t.Errorf("left here: %q, error %v", left, err)
