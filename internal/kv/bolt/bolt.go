@@ -1,7 +1,7 @@
 // Package bolt is a [kv.DB] in one bbolt file.
 //
-// bbolt locks its file for as long as it is open, so a DB opens it anew for each transaction.
-// Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
+// bbolt locks its file for as long as it is open, so a DB opens it anew for each transaction, or once
+// for Views that overlap. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
 // <path>.lock, and bbolt's own of the file. The second is there for fairness alone. A writer
 // keeps it while it waits for the third, and readers pass through it, so that an unending stream
 // of readers in other processes cannot keep a writer out.
@@ -47,9 +47,11 @@ type DB struct {
 	path    string
 	opts    Options
 	running *semaphore.Weighted // 1 for a View, whole for an Update
+	opening *semaphore.Weighted // 1 for the View that opens the file for others, too
 
 	mu      sync.Mutex
-	checked state // the newest state of the file whose structure is known to be good
+	checked state   // the newest state of the file whose structure is known to be good
+	views   *opened // what Views to come may share; nil: nothing
 }
 
 // whole is the weight of an Update: more than there will be Views at once.
@@ -64,7 +66,7 @@ func Open(path string, opts Options) (*DB, error) {
 	if opts.Patience == 0 {
 		opts.Patience = 30 * time.Second
 	}
-	return &DB{path: path, opts: opts, running: semaphore.NewWeighted(whole)}, nil
+	return &DB{path: path, opts: opts, running: semaphore.NewWeighted(whole), opening: semaphore.NewWeighted(1)}, nil
 }
 
 // Close is described in [kv.DB]. There is nothing to close between transactions.
@@ -76,7 +78,7 @@ func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
 		return err
 	}
 	defer db.running.Release(1)
-	h, err := db.open(ctx, false)
+	h, err := db.share(ctx)
 	if err != nil {
 		return err
 	}
@@ -88,6 +90,55 @@ func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
 		return err
 	}
 	return f(reader{h})
+}
+
+// shareFor is for how long Views come to those that have the file open. Opening takes longer than what
+// most of them do, and a writer in another process waits for the last of them.
+const shareFor = 10 * time.Millisecond
+
+// share gives the file that other Views have open, or opens it for them, too; nil if there is nothing
+// to read.
+func (db *DB) share(ctx context.Context) (*handle, error) {
+	if h := db.joined(); h != nil {
+		return h, nil
+	}
+	if err := db.opening.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer db.opening.Release(1)
+	if h := db.joined(); h != nil {
+		return h, nil
+	}
+	h, err := db.open(ctx, false)
+	if h != nil {
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		db.views = h.opened
+	}
+	return h, err
+}
+
+// joined uses the file that other Views have open; nil if there is none, or for long enough.
+func (db *DB) joined() *handle {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.views == nil || time.Since(db.views.locked) > shareFor {
+		return nil
+	}
+	db.views.users++
+	return &handle{db: db, opened: db.views}
+}
+
+// leave tells the last user of the file that it is to be closed, or abandoned.
+func (db *DB) leave(o *opened, broken bool) (last, abandon bool) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	o.users--
+	o.broken = o.broken || broken
+	if db.views == o && (o.users == 0 || o.broken) {
+		db.views = nil
+	}
+	return o.users == 0, o.broken
 }
 
 // Update is described in [kv.DB].

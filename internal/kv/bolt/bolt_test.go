@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -403,5 +404,51 @@ func TestHeld(t *testing.T) {
 	}
 	if held[1] < nap || held[2] < nap {
 		t.Errorf("held for %v, want %v of the second and the third", held, nap)
+	}
+}
+
+// Views that overlap without end share the file, and keep no writer of another DB out.
+func TestViewsOverlap(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "meta.db")
+	db, other := open(t, path, bolt.Options{NoSync: true}), open(t, path, bolt.Options{NoSync: true})
+	increments := func() {
+		t.Helper()
+		if err := other.Update(t.Context(), func(w kv.Writer) error { _, err := increment(w); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	increments()
+	ctx, stop := context.WithCancel(t.Context())
+	var views sync.WaitGroup
+	for range 4 {
+		views.Go(func() {
+			for ctx.Err() == nil {
+				err := db.View(ctx, func(r kv.Reader) error {
+					a, err := r.Get([]byte("a"))
+					if err != nil {
+						return err
+					}
+					time.Sleep(time.Millisecond)
+					z, err := r.Get([]byte("z"))
+					if !bytes.Equal(a, z) {
+						t.Errorf("one View sees %s and %s", a, z)
+					}
+					return err
+				})
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		increments()
+		counters(t, db)
+	}
+	stop()
+	views.Wait()
+	if got := counters(t, db); got != 21 {
+		t.Errorf("got %d, want 21", got)
 	}
 }

@@ -63,7 +63,7 @@ func (db *DB) fill(name string, from *handle) error {
 		file, err = os.OpenFile(name, flags, perm)
 		return file, err
 	}
-	to := &handle{db: db}
+	to := &handle{db: db, opened: &opened{}}
 	if err := to.guard(func() (err error) {
 		to.bolt, err = bbolt.Open(name, 0o600, opts)
 		return err

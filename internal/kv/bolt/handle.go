@@ -14,18 +14,25 @@ import (
 
 // A handle is the file opened for one transaction.
 type handle struct {
+	*opened
 	db   *DB
-	bolt *bbolt.DB
-	file *os.File
 	tx   *bbolt.Tx
 	kept *bbolt.Bucket
+}
 
+// opened is the file, open and locked. Views that overlap share one.
+type opened struct {
+	bolt   *bbolt.DB
+	file   *os.File
 	locked time.Time // since when the file is
+
+	users  int  // handles; guarded by the DB's mutex, as is
+	broken bool // a transaction that bbolt panicked over stays in it
 }
 
 // handle checks and opens f, which is locked. It closes f when it fails.
 func (db *DB) handle(f *os.File, write bool) (*handle, error) {
-	h := &handle{db: db, file: f, locked: time.Now()}
+	h := &handle{db: db, opened: &opened{file: f, locked: time.Now(), users: 1}}
 	err := h.guard(func() error {
 		if err := db.check(f, write); err != nil {
 			return db.damaged(err)
@@ -63,28 +70,28 @@ func (h *handle) begin() error {
 	})
 }
 
-// end closes the file and tells who wants to know for how long it was locked.
+// end ends the transaction, which is undone unless it was committed. Whoever is the last to use the
+// file closes it, and tells who wants to know for how long it was locked.
 func (h *handle) end() error {
-	err := h.close()
-	if h.db.opts.Held != nil {
-		h.db.opts.Held(time.Since(h.locked))
-	}
-	return err
-}
-
-// close ends the transaction, which is undone unless it was committed, and closes the file.
-func (h *handle) close() error {
 	err := h.guard(func() error {
 		if h.tx != nil && h.tx.DB() != nil {
 			return h.tx.Rollback()
 		}
 		return nil
 	})
-	if err != nil {
-		h.abandon() // bbolt's Close would wait for the transaction for ever
+	last, broken := h.db.leave(h.opened, err != nil)
+	if !last {
 		return err
 	}
-	return h.guard(h.bolt.Close)
+	if broken {
+		h.abandon() // bbolt's Close would wait for the transaction for ever
+	} else {
+		err = h.guard(h.bolt.Close)
+	}
+	if h.db.opts.Held != nil {
+		h.db.opts.Held(time.Since(h.locked))
+	}
+	return err
 }
 
 // abandon gives up a file that bbolt panicked over; its mapping stays until the process ends.
