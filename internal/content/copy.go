@@ -56,10 +56,19 @@ func copyBlob(ctx context.Context, w io.Writer, r Reader, d digest.Digest) (int6
 	return written, compare(d, h)
 }
 
+// copyTiny is up to where blobs are read to memory of their size: a thousand may be read at once.
+const copyTiny = 32 << 10
+
 func copySmall(ctx context.Context, w io.Writer, r Reader, d digest.Digest, h hash.Hash) (int64, error) {
-	buf := chunks.Get().(*[copyChunk]byte)
-	defer chunks.Put(buf)
-	p, err := readChunk(ctx, r, buf[:r.Size()], 0)
+	var to []byte
+	if r.Size() <= copyTiny {
+		to = make([]byte, r.Size())
+	} else {
+		buf := chunks.Get().(*[copyChunk]byte)
+		defer chunks.Put(buf)
+		to = buf[:r.Size()]
+	}
+	p, err := readChunk(ctx, r, to, 0)
 	if err != nil {
 		return 0, err
 	}
