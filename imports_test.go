@@ -86,7 +86,7 @@ var homes = map[string]string{
 	"github.com/pelletier/go-toml":             "internal/config internal/registry/hosts",
 	"github.com/erofs/go-erofs":                "", // reads in tests what internal/layer/erofs writes
 	"oras.land/oras-go":                        "internal/registry",
-	"google.golang.org/grpc":                   "internal/server internal/containerd internal/snapshot/proxy cmd/stowage",
+	"google.golang.org/grpc":                   "internal/server internal/containerd internal/snapshot/proxy cmd/stowage bench",
 	"github.com/prometheus/client_golang":      "internal/server/metrics",
 	"go.opentelemetry.io/otel":                 "internal/server",
 	"k8s.io/cri-api":                           "internal/server/cri",
@@ -94,7 +94,7 @@ var homes = map[string]string{
 	"github.com/distribution/distribution":     "internal/registry/registrytest",
 	"github.com/sirupsen/logrus":               "internal/registry/registrytest",
 	"github.com/containerd/containerd/v2":      "", // its job is ours
-	"github.com/containerd/containerd/api":     "internal/server internal/containerd internal/snapshot/proxy",
+	"github.com/containerd/containerd/api":     "internal/server internal/containerd internal/snapshot/proxy bench",
 	"github.com/containerd/stargz-snapshotter": "",
 	"github.com/containers":                    "",
 	"github.com/google/go-containerregistry":   "",

@@ -33,6 +33,7 @@ var cases = []struct {
 	{"keeping", keeping},
 	{"grown", grown},
 	{"verify", verify},
+	{"daemon", api},
 }
 
 // none is what skopeo gives: bytes left to the kernel. packedOnly is what it does: layers as they
