@@ -22,12 +22,15 @@ import (
 
 type contentService struct {
 	api.UnimplementedContentServer
-	server *Server
-	writes *writes
+	server  *Server
+	writes  *writes
+	readers *readers
 }
 
 func registerContent(r grpc.ServiceRegistrar, s *Server) {
-	api.RegisterContentServer(r, &contentService{server: s, writes: newWrites(s.store.Content(), maxWrites)})
+	api.RegisterContentServer(r, &contentService{
+		server: s, writes: newWrites(s.store.Content(), maxWrites), readers: &readers{idle: map[blobIn]*idleReader{}},
+	})
 }
 
 // Info describes a blob of the namespace. One that was evicted, or whose layer is lazy, counts as there,
@@ -160,7 +163,7 @@ func (c *contentService) Delete(ctx context.Context, req *api.DeleteContentReque
 	if _, err := store.RemoveBlob(ctx, d.String(), true); err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, nil
+	return &emptypb.Empty{}, c.readers.forget(blobIn{store.Namespace(), d})
 }
 
 // chunk is how much of a blob goes into one message.
@@ -177,46 +180,59 @@ func (c *contentService) Read(req *api.ReadContentRequest, stream api.Content_Re
 	if err != nil {
 		return err
 	}
-	if _, err := c.blob(ctx, store, d); err != nil {
-		return err
+	of, offset := blobIn{store.Namespace(), d}, max(req.Offset, 0)
+	var r content.Reader
+	if offset > 0 {
+		r = c.readers.take(of)
 	}
-	r, err := store.OpenBlob(ctx, d, nil)
-	if err != nil {
-		return err
+	if r == nil {
+		if _, err := c.blob(ctx, store, d); err != nil {
+			return err
+		}
+		if r, err = store.OpenBlob(ctx, d, nil); err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	offset := max(req.Offset, 0)
 	rest := r.Size() - offset
-	if rest < 0 {
-		return fmt.Errorf("read blob %s at %d of %d bytes: %w", d, offset, r.Size(), errdefs.ErrOutOfRange)
-	}
 	if req.Size > 0 {
 		rest = min(rest, req.Size)
 	}
 	w := &readWriter{stream: stream}
-	if rest == r.Size() {
+	switch {
+	case rest < 0:
+		err = fmt.Errorf("read blob %s at %d of %d bytes: %w", d, offset, r.Size(), errdefs.ErrOutOfRange)
+	case rest == r.Size():
 		_, err = content.Send(ctx, w, r, d)
-		return err
+	default:
+		err = w.piece(r, offset, rest)
 	}
-	p := chunks.Get().(*[chunk]byte)
-	defer chunks.Put(p)
-	for rest > 0 {
-		n, err := r.ReadAt(p[:min(rest, chunk)], offset)
-		if n == 0 {
-			return fmt.Errorf("read blob %s at %d: %w", d, offset, err)
-		}
-		if _, err := w.Write(p[:n]); err != nil {
-			return err
-		}
-		offset, rest = offset+int64(n), rest-int64(n)
+	if err != nil || offset+rest == r.Size() {
+		return errors.Join(err, r.Close())
 	}
-	return nil
+	return c.readers.keep(of, r)
 }
 
 // A readWriter sends what is written to it.
 type readWriter struct {
 	stream api.Content_ReadServer
 	offset int64 // from where the client began to read, as containerd counts
+}
+
+// piece sends a part of r.
+func (w *readWriter) piece(r content.Reader, offset, size int64) error {
+	p := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(p)
+	for size > 0 {
+		n, err := r.ReadAt(p[:min(size, chunk)], offset)
+		if n == 0 {
+			return err
+		}
+		if _, err := w.Write(p[:n]); err != nil {
+			return err
+		}
+		offset, size = offset+int64(n), size-int64(n)
+	}
+	return nil
 }
 
 func (w *readWriter) Write(p []byte) (n int, err error) {

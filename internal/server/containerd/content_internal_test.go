@@ -1,11 +1,14 @@
 package containerd
 
 import (
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/stowage/stowage/internal/content"
 	"github.com/stowage/stowage/internal/content/mem"
@@ -68,4 +71,73 @@ func testWritesBound(t *testing.T) {
 	w.end(key("three"), three, false)
 	w.end(key("two"), two, false)
 	begin("more")
+}
+
+// A tracked reader is one of those that are counted until they are closed.
+type tracked struct {
+	content.Reader
+	open *atomic.Int64
+}
+
+func (r tracked) Close() error {
+	r.open.Add(-1)
+	return nil
+}
+
+// A blob stays open for a while for who reads it piece by piece, and no longer.
+func TestReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Int64
+		r := &readers{idle: map[blobIn]*idleReader{}}
+		blob := func(i int) blobIn { return blobIn{"ns", digest.FromString(fmt.Sprint(i))} }
+		keep := func(of blobIn) content.Reader {
+			t.Helper()
+			open.Add(1)
+			reader := &tracked{open: &open}
+			if err := r.keep(of, reader); err != nil {
+				t.Fatal(err)
+			}
+			return reader
+		}
+		want := func(when string, n int64) {
+			t.Helper()
+			synctest.Wait()
+			if got := open.Load(); got != n {
+				t.Errorf("%s: %d readers are open, want %d", when, got, n)
+			}
+		}
+		first := keep(blob(0))
+		keep(blob(0))
+		want("two were kept of one blob", 1)
+		time.Sleep(idleTime / 2)
+		if got := r.take(blob(0)); got != first {
+			t.Errorf("took %v", got)
+		}
+		if got := r.take(blob(0)); got != nil {
+			t.Errorf("took %v, which somebody has", got)
+		}
+		if got := r.take(blobIn{"other", blob(0).digest}); got != nil {
+			t.Errorf("took %v, which is of another namespace", got)
+		}
+		time.Sleep(2 * idleTime)
+		want("one was taken", 1)
+		if err := r.keep(blob(0), first); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(idleTime / 2)
+		want("it was kept again", 1)
+		time.Sleep(idleTime)
+		want("nobody came for it", 0)
+
+		for i := range maxIdle + 10 {
+			keep(blob(i))
+		}
+		want("too many were kept", maxIdle)
+		if err := r.forget(blob(1)); err != nil {
+			t.Fatal(err)
+		}
+		want("one was forgotten", maxIdle-1)
+		time.Sleep(2 * idleTime)
+		want("at the end", 0)
+	})
 }

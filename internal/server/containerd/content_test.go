@@ -236,10 +236,16 @@ func TestDeleteContent(t *testing.T) {
 		t.Fatal("two digests of the same bytes")
 	}
 	for i, c := range []contentClient{a, b} {
+		if got, err := c.read(d, 1, 2); got != "lo" || err != nil {
+			t.Errorf("a piece reads %q, %v", got, err)
+		}
 		for _, want := range []codes.Code{codes.OK, codes.NotFound} {
 			if _, err := c.ContentClient.Delete(c.ctx, &api.DeleteContentRequest{Digest: d.String()}); status.Code(err) != want {
 				t.Errorf("got %v, want %s", err, want)
 			}
+		}
+		if _, err := c.read(d, 2, 1); status.Code(err) != codes.NotFound {
+			t.Errorf("a piece of what was deleted: got %v, want %s", err, codes.NotFound)
 		}
 		if _, err := store.Content().Info(t.Context(), d); errdefs.IsNotFound(err) != (i == 1) {
 			t.Errorf("after %d of 2 namespaces the bytes: %v", i+1, err)

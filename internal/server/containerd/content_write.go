@@ -92,8 +92,8 @@ func (c *contentService) open(ctx context.Context, store *stowage.Store, req *ap
 		return nil, err
 	}
 	if w.lease != "" {
-		// Before any byte, so that a lease that is not there is not found out at the end.
-		if err := store.Metadata().AddToLease(ctx, store.Namespace(), w.lease, metadata.LeaseResources{Ingests: []string{req.Ref}}); err != nil {
+		// Before any byte, so that it is not found out at the end.
+		if _, err := store.Metadata().Lease(ctx, store.Namespace(), w.lease); err != nil {
 			return nil, err
 		}
 	}
@@ -374,7 +374,11 @@ func (w *writer) commit(ctx context.Context, labels map[string]string) (err erro
 	if _, err := meta.Apply(ctx, ns, batch); err != nil || w.lease == "" {
 		return err
 	}
-	return meta.RemoveFromLease(ctx, ns, w.lease, metadata.LeaseResources{Ingests: []string{w.ref}})
+	err = meta.RemoveFromLease(ctx, ns, w.lease, metadata.LeaseResources{Ingests: []string{w.ref}})
+	if errdefs.IsNotFound(err) { // it has ended since
+		return nil
+	}
+	return err
 }
 
 // drop throws away what was written.
@@ -405,6 +409,13 @@ func (w *writer) close(ctx context.Context) error {
 	left := w.in != nil && w.in.Offset() > 0
 	if w.in != nil {
 		err = errors.Join(err, w.in.Close())
+	}
+	if left && w.lease != "" { // as long as it was written, nothing could collect it
+		under := metadata.LeaseResources{Ingests: []string{w.ref}}
+		leaseErr := w.store.Metadata().AddToLease(context.WithoutCancel(ctx), w.store.Namespace(), w.lease, under)
+		if !errdefs.IsNotFound(leaseErr) {
+			err = errors.Join(err, leaseErr)
+		}
 	}
 	w.writes.end(w.key, w.written, left)
 	return err
