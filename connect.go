@@ -98,12 +98,13 @@ func (s *Store) disconnect() error {
 	return errors.Join(s.peer.Close(), s.peer.scratch.close())
 }
 
-// owned refuses an act that needs the files of a store, which a peer keeps for itself.
+// owned refuses an act that is for stores in folders alone: it needs their files, or rows that a peer
+// does not have.
 func (s *Store) owned(act string) error {
 	if s.peer == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: this needs the files of the store, and %s keeps them to itself: %w", act, s.peer.address, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("%s: not by way of a socket, here %s: %w", act, s.peer.address, errdefs.ErrFailedPrecondition)
 }
 
 // prunePeer has the peer collect, in all of its namespaces: what goes is its decision, and what went of

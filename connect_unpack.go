@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stowage/stowage/internal/containerd"
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/mount"
 	"github.com/stowage/stowage/internal/unpack"
 )
@@ -163,12 +165,12 @@ func (s *Store) unpackInto(ctx context.Context, sn *containerd.Snapshotter, part
 // uncompressedLabel says the diffID of a layer, which containerd looks for.
 const uncompressedLabel = "containerd.io/uncompressed"
 
-func (s *Store) labelLayer(ctx context.Context, layer Descriptor, diffID Digest) error {
-	b, err := s.meta.Blob(ctx, s.ns, layer.Digest)
+func (s *Store) labelLayer(ctx context.Context, blob Descriptor, diffID Digest) error {
+	b, err := s.meta.Blob(ctx, s.ns, blob.Digest)
 	if err != nil || b.Labels[uncompressedLabel] == diffID.String() {
 		return err
 	}
-	_, err = s.meta.LabelBlob(ctx, s.ns, layer.Digest, map[string]string{uncompressedLabel: diffID.String()})
+	_, err = s.meta.LabelBlob(ctx, s.ns, blob.Digest, map[string]string{uncompressedLabel: diffID.String()})
 	return err
 }
 
@@ -178,7 +180,7 @@ const refSnapshotLabel = "containerd.io/snapshot.ref"
 
 // unpackLayer makes one snapshot, under a key as containerd gives them, by which it is known what was
 // being made should this process die.
-func (s *Store) unpackLayer(ctx context.Context, sn *containerd.Snapshotter, layer Descriptor, diffID Digest, parent, name string) (err error) {
+func (s *Store) unpackLayer(ctx context.Context, sn *containerd.Snapshotter, blob Descriptor, diffID Digest, parent, name string) (err error) {
 	key := "extract-" + rand.Text() + " " + name
 	labels := map[string]string{refSnapshotLabel: name}
 	mounts, err := sn.Prepare(ctx, key, parent, labels)
@@ -194,7 +196,7 @@ func (s *Store) unpackLayer(ctx context.Context, sn *containerd.Snapshotter, lay
 			err = errors.Join(err, sn.Remove(context.WithoutCancel(ctx), key))
 		}
 	}()
-	if err := s.fillMounts(ctx, mounts, layer, diffID); err != nil {
+	if err := s.fillMounts(ctx, mounts, blob, diffID); err != nil {
 		return err
 	}
 	err = sn.Commit(ctx, name, key, labels)
@@ -206,8 +208,26 @@ func (s *Store) unpackLayer(ctx context.Context, sn *containerd.Snapshotter, lay
 }
 
 // fillMounts unpacks a layer into what mounts show, and makes it durable.
-func (s *Store) fillMounts(ctx context.Context, mounts []Mount, layer Descriptor, diffID Digest) (err error) {
-	dir, err := os.MkdirTemp(s.root, "layer")
+func (s *Store) fillMounts(ctx context.Context, mounts []Mount, blob Descriptor, diffID Digest) error {
+	return s.atMounts(mounts, func(dir string) error {
+		losses, err := s.extractor().Layer(ctx, blob, diffID, dir)
+		if err != nil {
+			return err
+		}
+		for _, l := range losses {
+			s.log.Warn("the snapshot lacks something of its layer", "layer", blob.Digest, "loss", l)
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	})
+}
+
+// atMounts makes mounts for as long as f runs.
+func (s *Store) atMounts(mounts []Mount, f func(dir string) error) (err error) {
+	dir, err := os.MkdirTemp(s.root, "mounted")
 	if err != nil {
 		return err
 	}
@@ -216,16 +236,52 @@ func (s *Store) fillMounts(ctx context.Context, mounts []Mount, layer Descriptor
 		return err
 	}
 	defer func() { err = errors.Join(err, mount.Unmount(dir)) }()
-	losses, err := s.extractor().Layer(ctx, layer, diffID, dir)
+	return f(dir)
+}
+
+// diffPeer is [Store.DiffSnapshot] for snapshots of a peer: both are mounted, and compared as wholes.
+func (s *Store) diffPeer(ctx context.Context, w io.Writer, snapshotter, key, base string) error {
+	defer s.writing()()
+	sn, err := s.peerSnapshotter(ctx, snapshotter)
 	if err != nil {
 		return err
 	}
-	for _, l := range losses {
-		s.log.Warn("the snapshot lacks something of its layer", "layer", layer.Digest, "loss", l)
-	}
-	f, err := os.Open(dir)
+	row, err := sn.Stat(ctx, key)
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	if base == "" {
+		base = row.Parent
+	}
+	return s.atTree(ctx, sn, key, func(upper layer.Tree) error {
+		if base == "" {
+			return layer.Diff(ctx, w, nil, upper)
+		}
+		return s.atTree(ctx, sn, base, func(lower layer.Tree) error { return layer.Diff(ctx, w, lower, upper) })
+	})
+}
+
+// atTree has f read a snapshot; a committed one by way of a view.
+func (s *Store) atTree(ctx context.Context, sn *containerd.Snapshotter, key string, f func(layer.Tree) error) (err error) {
+	row, err := sn.Stat(ctx, key)
+	if err != nil {
+		return err
+	}
+	var mounts []Mount
+	if row.Kind == Committed {
+		view := "stowage-diff-" + rand.Text()
+		if mounts, err = sn.View(ctx, view, key, nil); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, sn.Remove(context.WithoutCancel(ctx), view)) }()
+	} else if mounts, err = sn.Mounts(ctx, key); err != nil {
+		return err
+	}
+	return s.atMounts(mounts, func(dir string) error {
+		tree, err := layer.OpenStack(layer.Whole, []string{dir})
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(tree), tree.Close())
+	})
 }

@@ -279,6 +279,12 @@ func (s *Store) parts(ctx context.Context, manifest Digest) (unpack.Image, error
 // DiffSnapshot writes the layer that leads from the snapshot base to the snapshot key: an
 // uncompressed tar, the same every time. An empty base is the parent of key.
 func (s *Store) DiffSnapshot(ctx context.Context, w io.Writer, snapshotter, key, base string) (err error) {
+	if s.peer != nil {
+		if err := s.diffPeer(ctx, w, snapshotter, key, base); err != nil {
+			return fmt.Errorf("diff snapshot %s: %w", key, err)
+		}
+		return nil
+	}
 	sn, err := s.Snapshotter(snapshotter)
 	if err != nil {
 		return err

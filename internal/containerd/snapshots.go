@@ -124,8 +124,11 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, labels ma
 	return mountsOf(r.Mounts), nil
 }
 
-// View makes a view of a committed snapshot.
+// View makes a view of a committed snapshot, under the lease of the act.
 func (s *Snapshotter) View(ctx context.Context, key, parent string, labels map[string]string) ([]mount.Mount, error) {
+	if err := s.c.underAct(ctx); err != nil {
+		return nil, err
+	}
 	r, err := s.api.View(ctx, &snapshotsapi.ViewSnapshotRequest{Snapshotter: s.name, Key: key, Parent: parent, Labels: labels})
 	if err != nil {
 		return nil, s.failed("view", key, err)

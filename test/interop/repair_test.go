@@ -285,6 +285,20 @@ func workOnNode(t *testing.T, n *node) {
 		n.must(n.on(args...))
 	}
 
+	top := strings.Fields(n.must(n.on("snapshot", "ls", "-q")))[0]
+	n.must(n.on("snapshot", "prepare", "work", top))
+	n.must(n.command("sh", "-c", n.must(n.on("snapshot", "mounts", at, "work"))))
+	if err := os.WriteFile(filepath.Join(at, "written"), []byte("by hand"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.must(n.command("umount", at))
+	n.must(n.on("gc"))
+	n.must(n.on("snapshot", "commit", "done", "work"))
+	if out := n.must(n.on("snapshot", "diff", "done")); !strings.Contains(out, "written") || !strings.Contains(out, "by hand") || strings.Contains(out, "round") {
+		t.Errorf("a diff of %d bytes, not of what was written", len(out))
+	}
+	n.must(n.on("snapshot", "rm", "done"))
+
 	n.must(n.on("lease", "create", "--id", "held"))
 	if out := n.must(n.ctr("leases", "ls")); !strings.Contains(out, "held") || strings.Contains(out, "stowage-") {
 		t.Errorf("leases:\n%s", out)
