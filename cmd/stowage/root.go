@@ -169,7 +169,7 @@ func (a *app) setup(cmd *cobra.Command) error {
 	if c.Sync != "full" && c.Sync != "none" {
 		return usagef("--sync %q: want full or none", c.Sync)
 	}
-	return nil
+	return a.checkSnapshotter(cmd)
 }
 
 // set gives a key of the configuration the value of a flag, if it has one.
