@@ -121,7 +121,7 @@ func TestAddToLeaseRefused(t *testing.T) {
 		{"what is no digest", "mine", metadata.LeaseResources{Digests: []image.Digest{"x"}}, errdefs.IsInvalidArgument},
 		{"what is no snapshotter", "mine", metadata.LeaseResources{Snapshots: []metadata.SnapshotRef{{Snapshotter: "../x", Key: "k"}}}, errdefs.IsInvalidArgument},
 		{"what is no image", "mine", metadata.LeaseResources{Images: []string{""}}, errdefs.IsInvalidArgument},
-		{"what is no ingest", "mine", metadata.LeaseResources{Ingests: []string{"a\x00b"}}, errdefs.IsInvalidArgument},
+		{"what is no ingest", "mine", metadata.LeaseResources{Ingests: []string{""}}, errdefs.IsInvalidArgument},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if err := s.AddToLease(ctx, ns, c.id, c.r); !c.is(err) {
