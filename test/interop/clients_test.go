@@ -124,7 +124,7 @@ func (d daemon) start(dir string) (socket string, stop func() error, err error) 
 		}
 		return nil
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			return socket, stop, conn.Close()
 		}
@@ -214,7 +214,14 @@ func (c clients) setup(t *testing.T, e *testscript.Env, d daemon, env map[string
 		return err
 	}
 	e.Defer(func() {
-		if err := stop(); err != nil {
+		// A script that failed half-way leaves what it mounted.
+		left, err := mount.Beneath(e.WorkDir)
+		for _, m := range left {
+			if !strings.HasPrefix(m.Target, dir) {
+				err = errors.Join(err, mount.Unmount(m.Target))
+			}
+		}
+		if err := errors.Join(err, stop()); err != nil {
 			t.Error(err)
 		}
 	})
