@@ -60,12 +60,13 @@ bench: build deps
 # The long forms of what the tests do for a few seconds: pulls that are killed at random moments,
 # KILLS times; cuts of the power, CUTS times; mounts and unpacking that are killed; random operations
 # that are killed, before one repair; collections that race others, RACES times each; folders that are
-# swapped for links while a layer is applied; SEQUENCES of acts beside a model of what is kept; and
-# more ingests left open than there can be.
+# swapped for links while a layer is applied; SEQUENCES of acts beside a model of what is kept; more
+# ingests left open than there can be; and clients of a daemon that is killed every half a minute, for SOAK.
 KILLS ?= 500
 CUTS ?= 30
 RACES ?= 200
 SEQUENCES ?= 10000
+SOAK ?= 10m
 drill:
 	$(GO) test -count 1 -timeout 60m -v -run 'TestKilled|TestPowerCuts|TestUnpacksShareTheWork' ./cmd/stowage \
 		-kills $(KILLS) -cuts $(CUTS) -unpack-kills 150 -mount-kills 200
@@ -73,6 +74,7 @@ drill:
 	$(GO) test -count 1 -timeout 60m -v -run 'TestModel' ./internal/gc -sequences $(SEQUENCES)
 	$(GO) test -count 1 -timeout 60m -v -run 'Swap' ./internal/layer
 	$(GO) test -count 1 -timeout 60m -v -run 'TestHostileIngests' ./internal/server -ingests 10000
+	$(GO) test -count 1 -timeout 60m -v -run 'TestSoak' ./cmd/stowage -soak $(SOAK) -soak-life 30s
 
 # The clients of containerd that Debian does not have, on our daemon and on containerd's. CONTRIBUTING.md
 # says which they are and how they are named; it fails when one is absent.

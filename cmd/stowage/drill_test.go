@@ -30,6 +30,7 @@ type rig struct {
 	root string
 	host string
 	seen func() []string // the requests so far, as METHOD path
+	end  func()          // of the registry, before the test ends
 }
 
 // newRig starts a registry that serves at most rate bytes a second on each connection; 0 is as
@@ -52,11 +53,12 @@ func newRig(t *testing.T, rate int) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		if err := reg.Close(); err != nil {
 			t.Errorf("close the registry: %v", err)
 		}
 	})
+	t.Cleanup(end)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func newRig(t *testing.T, rate int) *rig {
 	if err := os.Symlink(self, bin); err != nil {
 		t.Fatal(err)
 	}
-	return &rig{t: t, bin: bin, root: filepath.Join(dir, "store"), host: reg.Host, seen: func() []string {
+	return &rig{t: t, bin: bin, root: filepath.Join(dir, "store"), host: reg.Host, end: end, seen: func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return append([]string(nil), requests...)

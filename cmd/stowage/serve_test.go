@@ -22,6 +22,12 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
+// soon has a client try again soon when a daemon is away.
+var soon = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond},
+	MinConnectTimeout: 20 * time.Second,
+})
+
 // A served is a daemon of a rig's store, as a process.
 type served struct {
 	rig     *rig
@@ -66,8 +72,7 @@ func (r *rig) await(address string, cmd *exec.Cmd) *served {
 			s.stop(syscall.SIGKILL)
 		}
 	})
-	conn, err := grpc.NewClient("unix://"+s.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}))
+	conn, err := grpc.NewClient("unix://"+s.address, grpc.WithTransportCredentials(insecure.NewCredentials()), soon)
 	if err != nil {
 		r.t.Fatal(err)
 	}
