@@ -60,23 +60,27 @@ func api(ctx context.Context, b *bench) (_ []result, err error) {
 	if folder != "" {
 		starts = append(starts, theirs.step(folder, "", "").beside)
 	}
-	for side, start := range starts {
+	var sides []*served
+	for _, start := range starts {
 		s, drop, failed := b.filledServer(ctx, start)
 		if failed != nil {
 			return nil, failed
 		}
 		defer func() { err = errors.Join(err, drop()) }()
-		for row, ask := range []func(context.Context, *served) error{listAll, readAll} {
-			samples := &rows[row].ours
-			if side == 1 {
-				samples = &rows[row].peer
-			}
-			for range 4 * b.runs {
-				one, err := s.timed(ctx, ask)
+		sides = append(sides, s)
+	}
+	for row, ask := range []func(context.Context, *served) error{listAll, readAll} {
+		for range 4 * b.runs {
+			for side, to := range [][]sample{rows[row].ours, rows[row].peer}[:len(sides)] {
+				one, err := sides[side].timed(ctx, ask)
 				if err != nil {
 					return nil, err
 				}
-				*samples = append(*samples, one)
+				if to = append(to, one); side == 0 {
+					rows[row].ours = to
+				} else {
+					rows[row].peer = to
+				}
 			}
 		}
 	}
