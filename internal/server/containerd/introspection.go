@@ -130,7 +130,7 @@ func (s *Server) plugins() []*introspection.Plugin {
 			list = append(list, p)
 		}
 	}
-	for _, name := range []string{"overlay", "erofs", "native"} {
+	for _, name := range s.store.Snapshotters() {
 		_, err := s.store.Snapshotter(name)
 		add("snapshotter.v1", here, err, theirSnapshotter(name))
 	}
