@@ -3,6 +3,7 @@ package content
 import (
 	"bytes"
 	"context"
+
 	// The algorithms that Validate lets pass.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
