@@ -72,7 +72,7 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 		tell(a.log, daemon.SdNotifyReady)
 		defer context.AfterFunc(ctx, func() { tell(a.log, daemon.SdNotifyStopping) })()
 		return server.Serve(ctx, s, l, server.Options{
-			Version: version, Grace: time.Duration(conf.Grace), Log: a.log,
+			Version: version, NoFetch: !conf.Fetch, Grace: time.Duration(conf.Grace), Log: a.log,
 			CRI: cri.Options{
 				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
 			},

@@ -83,7 +83,7 @@ type Unpack struct {
 // last word. The file may be containerd's, of which only the registry section is taken. getenv and
 // uid are those of the process.
 func Load(file string, getenv func(string) string, uid int) (*Config, error) {
-	c := &Config{Namespace: "default", Sync: "full", GC: defaultGC, Doctor: Doctor{Schedule: Duration(24 * time.Hour)}, Server: Server{Grace: Duration(30 * time.Second)}}
+	c := &Config{Namespace: "default", Sync: "full", GC: defaultGC, Doctor: Doctor{Schedule: Duration(24 * time.Hour)}, Server: Server{Fetch: true, Grace: Duration(30 * time.Second)}}
 	if file == "" {
 		file = getenv("STOWAGE_CONFIG")
 	}

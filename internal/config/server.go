@@ -23,6 +23,9 @@ type Server struct {
 	TLSCert string `toml:"tls_cert"` // of the daemon, in PEM
 	TLSKey  string `toml:"tls_key"`
 	TLSCA   string `toml:"tls_ca"` // signs those of clients
+	// Fetch has the daemon fetch what clients did not ask to pull: blobs that they left out of their images
+	// because the layers are unpacked, and for who reads them those that were evicted or are lazy.
+	Fetch bool `toml:"fetch"`
 	// Grace is for how long transfers may go on when the daemon is told to end.
 	Grace Duration `toml:"grace"`
 }

@@ -15,14 +15,14 @@ func TestServer(t *testing.T) {
 		uid        int
 		want       Server
 	}{
-		{"defaults of root", "", []string{"XDG_RUNTIME_DIR", "/run/user/0"}, 0, Server{Address: "/run/stowage/stowage.sock", Grace: Duration(30 * time.Second)}},
-		{"defaults of a user", "", []string{"XDG_RUNTIME_DIR", "/run/user/7"}, 7, Server{Address: "/run/user/7/stowage/stowage.sock", Grace: Duration(30 * time.Second)}},
-		{"a file", "[server]\naddress = '/s'\ngroup = 'images'\ngrace = '0s'\n", nil, 0, Server{Address: "/s", Group: "images"}},
+		{"defaults of root", "", []string{"XDG_RUNTIME_DIR", "/run/user/0"}, 0, Server{Address: "/run/stowage/stowage.sock", Fetch: true, Grace: Duration(30 * time.Second)}},
+		{"defaults of a user", "", []string{"XDG_RUNTIME_DIR", "/run/user/7"}, 7, Server{Address: "/run/user/7/stowage/stowage.sock", Fetch: true, Grace: Duration(30 * time.Second)}},
+		{"a file", "[server]\naddress = '/s'\ngroup = 'images'\nfetch = false\ngrace = '0s'\n", nil, 0, Server{Address: "/s", Group: "images"}},
 		{
 			"the environment", "[server]\naddress = '/s'\n",
 			[]string{"STOWAGE_ADDRESS", "/e", "CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"},
 			0,
-			Server{Address: "/e", Grace: Duration(30 * time.Second)},
+			Server{Address: "/e", Fetch: true, Grace: Duration(30 * time.Second)},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
