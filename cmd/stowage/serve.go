@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -77,10 +78,15 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 				Snapshotter: a.conf.CRI.Snapshotter, Runtimes: a.conf.CRI.RuntimeSnapshotters, Pinned: a.conf.CRI.PinnedImages,
 			},
 			Collect: time.Duration(a.conf.GC.Schedule), Examine: time.Duration(a.conf.Doctor.Schedule),
-			Metrics: counted, TLS: certificates,
+			Metrics: counted, TLS: certificates, Trace: traced(),
 		})
 	}
 	return cmd
+}
+
+// traced tells whether somebody collects traces, as the variables of OpenTelemetry say it.
+func traced() bool {
+	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
 }
 
 // tell has systemd know, if it has started us.

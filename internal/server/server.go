@@ -39,6 +39,8 @@ type Options struct {
 	// reads no blob whole, to the next; 0: never.
 	Collect, Examine time.Duration
 	Metrics          *metrics.Metrics // nil: nobody wants to see them
+	// Trace makes spans of requests, and sends them to where the variables of OpenTelemetry say.
+	Trace bool
 	// TLS is for clients that come by TCP; nil: none is let in.
 	TLS *tls.Config
 	// Log is told what operators should know; nil: nobody.
@@ -50,7 +52,19 @@ type Options struct {
 // from there. It returns when nothing uses the store any more, and nil unless a listener failed. It
 // closes the listeners; the store is the caller's to close.
 func Serve(ctx context.Context, store *stowage.Store, l *Listeners, o Options) error {
-	d := newDaemon(o, containerd.Plugin(l.Plugin)...)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	more := containerd.Plugin(l.Plugin)
+	if o.Trace {
+		spans, end, err := traces(ctx, o.Version, o.Log)
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		defer end()
+		more = append(more, spans)
+	}
+	d := newDaemon(o, more...)
 	api := containerd.New(store, containerd.Options{Version: d.Version, Revision: d.Revision, NoFetch: d.NoFetch, Log: d.Log})
 	api.Register(d.grpc)
 	d.CRI.Version, d.CRI.Log = d.Version, d.Log
