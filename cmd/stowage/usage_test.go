@@ -110,7 +110,7 @@ func TestRefusals(t *testing.T) {
 		{3, "^create /nowhere/x.tar: no such file or directory$", "export /nowhere/x.tar " + name},
 		{3, "/nowhere: no such file or directory$", "--config /nowhere images"},
 		{1, `^blob "xyz": not a digest, or the beginning of one$`, "content get xyz"},
-		{1, `^lease "a/b": `, "lease create --id a/b"},
+		{1, `^lease "\\xff": want 1 to `, "lease create --id \xff"},
 		{1, `^namespace "a/b": `, "namespace create a/b"},
 		{6, "app:1", "tag " + other + " " + name},
 		{6, layer, "content rm " + layer},
