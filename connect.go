@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -39,13 +38,7 @@ func Connect(address string, o Options) (*Store, error) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	if o.Namespace == "" {
-		o.Namespace = "default"
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := metadata.CheckNamespace(o.Namespace); err != nil {
+	if err := o.complete(); err != nil {
 		return nil, err
 	}
 	client, err := containerd.Dial(ctx, address, containerd.Options{Namespace: o.Namespace, Aside: o.Quarantine})

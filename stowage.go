@@ -103,13 +103,7 @@ type views struct {
 // Open opens the store in the folder root, which is made if it is not there. The caller closes
 // it. A folder that cannot be written can still be read.
 func Open(root string, o Options) (*Store, error) {
-	if o.Namespace == "" {
-		o.Namespace = "default"
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := metadata.CheckNamespace(o.Namespace); err != nil {
+	if err := o.complete(); err != nil {
 		return nil, err
 	}
 	if err := checkProxies(o.Proxies); err != nil {
@@ -172,6 +166,17 @@ func Open(root string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", root, errors.Join(err, db.Close()))
 	}
 	return s, nil
+}
+
+// complete gives what nothing was said of its default.
+func (o *Options) complete() error {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return metadata.CheckNamespace(o.Namespace)
 }
 
 // makeFolder makes a folder and those above it, and their names durable unless nosync. Others

@@ -37,6 +37,20 @@ func socket(t testing.TB) string {
 	return filepath.Join(dir, "s")
 }
 
+func newStore(t testing.TB) *stowage.Store {
+	t.Helper()
+	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), stowage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return store
+}
+
 func listen(t testing.TB, name string) net.Listener {
 	t.Helper()
 	l, err := listenUnix(t.Context(), name, "")
@@ -86,15 +100,7 @@ func dial(t testing.TB, name string) *grpc.ClientConn {
 // A store is offered to owner and group, with health; when the context ends so does everything,
 // watches as well, and the socket is gone.
 func TestServe(t *testing.T) {
-	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), stowage.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	store := newStore(t)
 	name := socket(t)
 	l := listen(t, name)
 	end := start(t, func(ctx context.Context) error {

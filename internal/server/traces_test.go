@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"net"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -14,8 +13,6 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
-
-	"github.com/stowage/stowage"
 )
 
 // A traceCollector remembers the spans that it was sent, as SERVICE NAME, and the traces they are in.
@@ -65,15 +62,7 @@ func TestTraces(t *testing.T) {
 	})
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+l.Addr().String())
 
-	store, err := stowage.Open(filepath.Join(t.TempDir(), "store"), stowage.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	store := newStore(t)
 	name := socket(t)
 	api := listen(t, name)
 	end := start(t, func(ctx context.Context) error {
