@@ -25,11 +25,12 @@ deb: build
 demo: build
 	$(GO) run ./demo $(IMAGE)
 
-# All tests, then those where goroutines meet once more under the race detector, which needs cgo.
+# All tests, then those where goroutines meet once more under the race detector, which needs cgo. Bombs
+# are inflated by one goroutine, for minutes there: once is enough.
 RACED = ./internal/flock ./internal/containerd/... ./internal/filter ./internal/mark ./internal/doctor ./internal/content/... ./internal/kv/... ./internal/metadata/... ./internal/registry/... ./internal/server/... ./internal/snapshot/... ./internal/transfer/... ./internal/unpack/...
 test: deps
 	$(GO) test -timeout 20m ./...
-	CGO_ENABLED=1 $(GO) test -timeout 20m -race $(RACED)
+	CGO_ENABLED=1 $(GO) test -timeout 20m -race -skip '^(TestBomb|TestRatio)$$' $(RACED)
 
 # Programs from Debian that the tests and the benchmark measure us against.
 deps:
