@@ -313,6 +313,3 @@ func (s *Store) DiffSnapshot(ctx context.Context, w io.Writer, snapshotter, key,
 	}
 	return nil
 }
-
-// MountAll makes mounts at target, all of them or none.
-func MountAll(mounts []Mount, target string) error { return mount.All(mounts, target) }
