@@ -1,7 +1,7 @@
 // Package bolt is a [kv.DB] in one bbolt file.
 //
-// bbolt locks its file for as long as it is open, so a DB opens it anew for each transaction, or once
-// for Views that overlap. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
+// bbolt locks its file for as long as it is open, so a DB opens it anew for each Update, and for
+// Views once in a few milliseconds. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
 // <path>.lock, and bbolt's own of the file. The second is there for fairness alone. A writer
 // keeps it while it waits for the third, and readers pass through it, so that an unending stream
 // of readers in other processes cannot keep a writer out.
@@ -36,8 +36,8 @@ var bucket = []byte("stowage")
 type Options struct {
 	NoSync   bool          // leave it to the system when to write: a power loss may ruin the file
 	Patience time.Duration // wait for other programs that hold the file; 0: 30s
-	// Held is told, behind each transaction and compaction, for how long it had the file locked.
-	// It may be called by several goroutines at once. Nil: nobody is told.
+	// Held is told, when the file is closed behind an Update, a compaction or Views, for how long it
+	// was locked. It may be called by several goroutines at once. Nil: nobody is told.
 	Held func(time.Duration)
 }
 
@@ -69,8 +69,11 @@ func Open(path string, opts Options) (*DB, error) {
 	return &DB{path: path, opts: opts, running: semaphore.NewWeighted(whole), opening: semaphore.NewWeighted(1)}, nil
 }
 
-// Close is described in [kv.DB]. There is nothing to close between transactions.
-func (db *DB) Close() error { return nil }
+// Close is described in [kv.DB]. Views that still run close the file themselves.
+func (db *DB) Close() error {
+	db.retire(nil)
+	return nil
+}
 
 // View is described in [kv.DB].
 func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
@@ -92,11 +95,12 @@ func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
 	return f(reader{h})
 }
 
-// shareFor is for how long Views come to those that have the file open. Opening takes longer than what
-// most of them do, and a writer in another process waits for the last of them.
-const shareFor = 10 * time.Millisecond
+// shareFor is for how long Views come to those that have the file open, and for how long it stays open
+// for them when none runs. Opening takes longer than what most of them do, and a writer in another
+// process waits until it is closed.
+const shareFor = 5 * time.Millisecond
 
-// share gives the file that other Views have open, or opens it for them, too; nil if there is nothing
+// share gives the file that is open for Views, or opens it for others, too; nil if there is nothing
 // to read.
 func (db *DB) share(ctx context.Context) (*handle, error) {
 	if h := db.joined(); h != nil {
@@ -114,31 +118,48 @@ func (db *DB) share(ctx context.Context) (*handle, error) {
 		db.mu.Lock()
 		defer db.mu.Unlock()
 		db.views = h.opened
+		h.expiry = time.AfterFunc(shareFor, func() { db.retire(h.opened) })
 	}
 	return h, err
 }
 
-// joined uses the file that other Views have open; nil if there is none, or for long enough.
+// joined uses the file that is open for Views; nil if there is none.
 func (db *DB) joined() *handle {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.views == nil || time.Since(db.views.locked) > shareFor {
+	if db.views == nil {
 		return nil
 	}
 	db.views.users++
 	return &handle{db: db, opened: db.views}
 }
 
-// leave tells the last user of the file that it is to be closed, or abandoned.
-func (db *DB) leave(o *opened, broken bool) (last, abandon bool) {
+// retire lets no more Views use o, or whatever is open for them if o is nil. It closes what none uses.
+func (db *DB) retire(o *opened) {
+	db.mu.Lock()
+	current := db.views
+	if current == nil || o != nil && o != current {
+		db.mu.Unlock()
+		return
+	}
+	db.views = nil
+	idle := current.users == 0
+	db.mu.Unlock()
+	if idle {
+		_ = db.close(current) // nobody waits for it, and it was only read
+	}
+}
+
+// leave tells whether its user was the last of a file, and is to close it.
+func (db *DB) leave(o *opened, broken bool) bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	o.users--
 	o.broken = o.broken || broken
-	if db.views == o && (o.users == 0 || o.broken) {
+	if db.views == o && o.broken {
 		db.views = nil
 	}
-	return o.users == 0, o.broken
+	return o.users == 0 && db.views != o
 }
 
 // Update is described in [kv.DB].
@@ -147,6 +168,7 @@ func (db *DB) Update(ctx context.Context, f func(kv.Writer) error) (err error) {
 		return err
 	}
 	defer db.running.Release(whole)
+	db.retire(nil) // its lock is in the way
 	gate, err := db.gate(ctx)
 	if err != nil {
 		return err

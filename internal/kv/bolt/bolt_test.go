@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
 
+	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/kv"
 	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/kv/kvtest"
@@ -450,5 +451,35 @@ func TestViewsOverlap(t *testing.T) {
 	views.Wait()
 	if got := counters(t, db); got != 21 {
 		t.Errorf("got %d, want 21", got)
+	}
+}
+
+// The file stays open for the next View, but neither for long, nor when the DB is closed, nor in the way
+// of an Update of the same DB.
+func TestViewsInTurn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "meta.db")
+	db, other := open(t, path, bolt.Options{NoSync: true}), open(t, path, bolt.Options{NoSync: true})
+	for n := 1; n <= 20; n++ {
+		by := []*bolt.DB{db, other}[n%2]
+		if err := by.Update(t.Context(), func(w kv.Writer) error { _, err := increment(w); return err }); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if a, b := counters(t, db), counters(t, other); a != n || b != n {
+				t.Fatalf("after %d increments: got %d and %d", n, a, b)
+			}
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	counters(t, db)
+	if err := errors.Join(db.Close(), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if free, err := flock.TryLock(f, flock.Exclusive); !free || err != nil {
+		t.Errorf("both are closed: got the lock %t, %v, want true", free, err)
 	}
 }

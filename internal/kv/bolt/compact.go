@@ -20,6 +20,7 @@ func (db *DB) Compact(ctx context.Context) (err error) {
 		return err
 	}
 	defer db.running.Release(whole)
+	db.retire(nil)
 	gate, err := db.gate(ctx)
 	if err != nil {
 		return err
@@ -64,13 +65,13 @@ func (db *DB) fill(name string, from *handle) error {
 		return file, err
 	}
 	to := &handle{db: db, opened: &opened{}}
-	if err := to.guard(func() (err error) {
+	if err := db.guard(func() (err error) {
 		to.bolt, err = bbolt.Open(name, 0o600, opts)
 		return err
 	}); err != nil {
 		return err
 	}
-	err := to.guard(func() error {
+	err := db.guard(func() error {
 		if from != nil {
 			return bbolt.Compact(to.bolt, from.bolt, compactBytes)
 		}

@@ -20,11 +20,12 @@ type handle struct {
 	kept *bbolt.Bucket
 }
 
-// opened is the file, open and locked. Views that overlap share one.
+// opened is the file, open and locked. Views share one.
 type opened struct {
 	bolt   *bbolt.DB
 	file   *os.File
-	locked time.Time // since when the file is
+	locked time.Time   // since when the file is
+	expiry *time.Timer // ends the sharing; nil of an Update's
 
 	users  int  // handles; guarded by the DB's mutex, as is
 	broken bool // a transaction that bbolt panicked over stays in it
@@ -33,7 +34,7 @@ type opened struct {
 // handle checks and opens f, which is locked. It closes f when it fails.
 func (db *DB) handle(f *os.File, write bool) (*handle, error) {
 	h := &handle{db: db, opened: &opened{file: f, locked: time.Now(), users: 1}}
-	err := h.guard(func() error {
+	err := db.guard(func() error {
 		if err := db.check(f, write); err != nil {
 			return db.damaged(err)
 		}
@@ -45,7 +46,7 @@ func (db *DB) handle(f *os.File, write bool) (*handle, error) {
 	opts := db.options()
 	opts.ReadOnly = !write
 	opts.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
-	err = h.guard(func() (err error) {
+	err = db.guard(func() (err error) {
 		h.bolt, err = bbolt.Open(db.path, 0o600, opts)
 		return err
 	})
@@ -58,7 +59,7 @@ func (db *DB) handle(f *os.File, write bool) (*handle, error) {
 
 // begin starts the transaction, which writes if the file was opened for it.
 func (h *handle) begin() error {
-	return h.guard(func() (err error) {
+	return h.db.guard(func() (err error) {
 		h.tx, err = h.bolt.Begin(!h.bolt.IsReadOnly())
 		if err != nil {
 			return err
@@ -70,43 +71,49 @@ func (h *handle) begin() error {
 	})
 }
 
-// end ends the transaction, which is undone unless it was committed. Whoever is the last to use the
-// file closes it, and tells who wants to know for how long it was locked.
+// end ends the transaction, which is undone unless it was committed.
 func (h *handle) end() error {
-	err := h.guard(func() error {
+	err := h.db.guard(func() error {
 		if h.tx != nil && h.tx.DB() != nil {
 			return h.tx.Rollback()
 		}
 		return nil
 	})
-	last, broken := h.db.leave(h.opened, err != nil)
-	if !last {
-		return err
+	if h.db.leave(h.opened, err != nil) {
+		err = join(err, h.db.close(h.opened))
 	}
-	if broken {
-		h.abandon() // bbolt's Close would wait for the transaction for ever
+	return err
+}
+
+// close closes a file that nobody uses, and tells who wants to know for how long it was locked.
+func (db *DB) close(o *opened) (err error) {
+	if o.expiry != nil {
+		o.expiry.Stop()
+	}
+	if o.broken {
+		o.abandon() // bbolt's Close would wait for the transaction for ever
 	} else {
-		err = h.guard(h.bolt.Close)
+		err = db.guard(o.bolt.Close)
 	}
-	if h.db.opts.Held != nil {
-		h.db.opts.Held(time.Since(h.locked))
+	if db.opts.Held != nil {
+		db.opts.Held(time.Since(o.locked))
 	}
 	return err
 }
 
 // abandon gives up a file that bbolt panicked over; its mapping stays until the process ends.
-func (h *handle) abandon() {
-	_ = flock.Unlock(h.file) // this, and what follows, fails if bbolt has closed it
-	_ = h.file.Close()
+func (o *opened) abandon() {
+	_ = flock.Unlock(o.file) // this, and what follows, fails if bbolt has closed it
+	_ = o.file.Close()
 }
 
 // guard runs a piece of bbolt. Damage that makes bbolt panic, or read outside the file, becomes
 // an error.
-func (h *handle) guard(f func() error) (err error) {
+func (db *DB) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = h.db.damaged(fmt.Errorf("%v: %w", p, errdefs.ErrDataLoss))
+			err = db.damaged(fmt.Errorf("%v: %w", p, errdefs.ErrDataLoss))
 		}
 	}()
 	return f()

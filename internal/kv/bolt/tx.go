@@ -35,7 +35,7 @@ type reader struct{ h *handle }
 
 // Get is described in [kv.Reader].
 func (r reader) Get(key []byte) (value []byte, err error) {
-	err = r.h.guard(func() error {
+	err = r.h.db.guard(func() error {
 		packed := r.h.kept.Get(key)
 		if packed == nil {
 			return errNotFound
@@ -59,7 +59,7 @@ func (r reader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
 		step := func() ([]byte, []byte) { return c.Seek(from) }
 		for {
 			var e kv.Entry
-			err := r.h.guard(func() error {
+			err := r.h.db.guard(func() error {
 				key, packed := step()
 				if key == nil || !bytes.HasPrefix(key, prefix) {
 					return nil
@@ -129,7 +129,7 @@ func (w *writer) Delete(key []byte) error {
 // flush hands what is pending to bbolt.
 func (w *writer) flush() error {
 	defer clear(w.pending)
-	return w.h.guard(func() error {
+	return w.h.db.guard(func() error {
 		for _, key := range slices.Sorted(maps.Keys(w.pending)) {
 			var err error
 			if packed := w.pending[key]; packed == nil {
@@ -151,7 +151,7 @@ func (w *writer) commit() error {
 		return err
 	}
 	txid := uint64(w.h.tx.ID())
-	if err := w.h.guard(w.h.tx.Commit); err != nil {
+	if err := w.h.db.guard(w.h.tx.Commit); err != nil {
 		return fmt.Errorf("write database %s: %w", w.h.db.path, err)
 	}
 	w.h.db.wrote(txid)
