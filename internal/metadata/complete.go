@@ -8,13 +8,6 @@ import (
 	"github.com/stowage/stowage/internal/image"
 )
 
-// An imageRow is an image as it is stored.
-type imageRow struct {
-	Image
-	// Want is the manifests that were asked for, also those that no index here offers yet.
-	Want []image.Digest `json:"want,omitempty"`
-}
-
 // size returns the size of a blob, and whether its bytes are here.
 func (v view) size(d image.Digest) (int64, bool, error) {
 	if n, ok := v.sizes[d]; ok {

@@ -67,11 +67,6 @@ func (row documentRow) AppendBinary(b []byte) ([]byte, error) {
 	return append(appendSized(b, once), tail...), failed
 }
 
-// appendSized appends part behind its length.
-func appendSized(b, part []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(part))), part...)
-}
-
 // moreOf is what else a descriptor says, in JSON; mostly nothing.
 func moreOf(d image.Descriptor) ([]byte, error) {
 	if d.URLs == nil && d.Annotations == nil && d.Data == nil && d.Platform == nil && d.ArtifactType == "" {

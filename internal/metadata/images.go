@@ -43,11 +43,11 @@ func (s *Store) Images(ctx context.Context, ns string) (list []Image, err error)
 			if err != nil && e.Key == nil {
 				return err
 			}
-			var img Image
-			if err != nil || decode(e.Key, e.Value, &img) != nil {
-				img = Image{Name: last(e.Key, prefix), State: Partial}
+			var row imageRow
+			if err != nil || decode(e.Key, e.Value, &row) != nil {
+				row.Image = Image{Name: last(e.Key, prefix), State: Partial}
 			}
-			list = append(list, img)
+			list = append(list, row.Image)
 		}
 		return nil
 	})

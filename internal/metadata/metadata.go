@@ -4,9 +4,9 @@
 // durable before the row that names them, and a row goes before its bytes do.
 //
 // The schema. ␀ is a zero byte; digests in keys are binary, and of a known length. Values are
-// JSON, but for those of c, b, d, u and x, of which there are many: they have short forms.
+// JSON, but for those of i, c, r, b, d, u and x, of which there are many: they have short forms.
 //
-//	version                    2
+//	version                    3
 //
 //	n/<namespace>              a namespace                 {createdAt, labels}
 //	i/<namespace>␀<name>       an image                    Image, and what is wanted of it

@@ -12,12 +12,6 @@ import (
 	"github.com/stowage/stowage/internal/kv"
 )
 
-// A removedRow is what is remembered of a name that was taken away. It keeps nothing.
-type removedRow struct {
-	imageRow
-	RemovedAt time.Time `json:"removedAt"`
-}
-
 // index lists none: what it had when it was an image went with the name.
 func (removedRow) index([]byte) []kv.Entry { return nil }
 

@@ -4,9 +4,7 @@ import (
 	"encoding"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"time"
 
@@ -79,29 +77,17 @@ type knownRow struct {
 	Labels    map[string]string
 }
 
-// AppendBinary writes the size, the times, and the labels if there are any.
+// AppendBinary writes the size, the times and the labels.
 func (row knownRow) AppendBinary(b []byte) ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(row.Size))
-	b = binary.AppendVarint(b, row.CreatedAt.UnixNano())
-	b = binary.AppendVarint(b, row.UpdatedAt.UnixNano()-row.CreatedAt.UnixNano())
-	if len(row.Labels) == 0 {
-		return b, nil
-	}
-	labels, err := json.Marshal(row.Labels)
-	return append(b, labels...), err
+	b = appendTime(appendTime(b, row.CreatedAt), row.UpdatedAt)
+	return appendLabels(b, row.Labels), nil
 }
 
 // UnmarshalBinary is the inverse of AppendBinary.
 func (row *knownRow) UnmarshalBinary(b []byte) error {
 	p := parts{b: b}
-	row.Size = p.size()
-	created := p.varint()
-	row.CreatedAt = time.Unix(0, created).UTC()
-	row.UpdatedAt = time.Unix(0, created+p.varint()).UTC()
-	row.Labels = nil
-	if labels := p.rest(); len(labels) > 0 {
-		return errors.Join(p.end(), json.Unmarshal(labels, &row.Labels))
-	}
+	*row = knownRow{Size: p.size(), CreatedAt: p.time(), UpdatedAt: p.time(), Labels: p.labels()}
 	return p.end()
 }
 
@@ -158,88 +144,4 @@ func (row *parentRow) UnmarshalBinary(b []byte) error {
 		*row = append(*row, place(p.uvarint()))
 	}
 	return p.end()
-}
-
-// errShort says that a value is not as its row is written.
-var errShort = errors.New("it ends too early, goes on too long, or has a number that cannot be")
-
-// parts reads the parts of a short form. When one cannot be read, it and all that follow are
-// zero, and end says so.
-type parts struct {
-	b   []byte
-	bad bool
-}
-
-// took passes n bytes, or none and notes that it could not if n is not of what there is.
-func (p *parts) took(n int) []byte {
-	if p.bad || n <= 0 || n > len(p.b) {
-		p.b, p.bad = nil, true
-		return nil
-	}
-	part := p.b[:n]
-	p.b = p.b[n:]
-	return part
-}
-
-func (p *parts) uvarint() uint64 {
-	n, length := binary.Uvarint(p.b)
-	if p.took(length) == nil {
-		return 0
-	}
-	return n
-}
-
-func (p *parts) varint() int64 {
-	n, length := binary.Varint(p.b)
-	if p.took(length) == nil {
-		return 0
-	}
-	return n
-}
-
-// size is a number of bytes of a blob.
-func (p *parts) size() int64 {
-	n := p.uvarint()
-	if n > math.MaxInt64 {
-		p.b, p.bad = nil, true
-		return 0
-	}
-	return int64(n)
-}
-
-// sized is a part behind its length.
-func (p *parts) sized() []byte {
-	n := p.uvarint()
-	switch {
-	case n == 0:
-		return nil
-	case n > uint64(len(p.b)):
-		n = 0
-	}
-	return p.took(int(n))
-}
-
-func (p *parts) digest() image.Digest {
-	d, rest, ok := cutDigest(p.b)
-	if !ok || p.bad {
-		p.b, p.bad = nil, true
-		return ""
-	}
-	p.b = rest
-	return d
-}
-
-// rest is what is left.
-func (p *parts) rest() []byte {
-	b := p.b
-	p.b = nil
-	return b
-}
-
-// end tells whether all parts were there, and nothing more.
-func (p *parts) end() error {
-	if p.bad || len(p.b) > 0 {
-		return errShort
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -15,16 +16,16 @@ import (
 type migration func(kv.Writer) error
 
 // migrations lists them; the first leads from version 1 to 2.
-func migrations() []migration { return []migration{addIndexes} }
+func migrations() []migration { return []migration{addIndexes, shortenRows} }
 
 // addIndexes writes the index rows that version 2 has. Rows that are damaged get none.
 func addIndexes(w kv.Writer) error {
 	var list []kv.Entry
-	for kind, decoded := range map[string]func(key, value []byte) (indexed, error){
-		imageRows:    decodeIndexed[imageRow],
-		knownRows:    decodeIndexed[knownRow],
-		snapshotRows: decodeIndexed[Snapshot],
-		layerRows:    decodeIndexed[UnpackedLayer],
+	for kind, decoded := range map[string]func(value []byte) (indexed, error){
+		imageRows:    fromJSON[imageRow],
+		knownRows:    knownRow2,
+		snapshotRows: fromJSON[Snapshot],
+		layerRows:    fromJSON[UnpackedLayer],
 	} {
 		for e, err := range w.Scan([]byte(kind)) {
 			if err != nil && e.Key == nil {
@@ -33,7 +34,7 @@ func addIndexes(w kv.Writer) error {
 			if err != nil {
 				continue
 			}
-			if row, err := decoded(e.Key, e.Value); err == nil {
+			if row, err := decoded(e.Value); err == nil {
 				list = append(list, row.index(bytes.Clone(e.Key))...)
 			}
 		}
@@ -46,10 +47,59 @@ func addIndexes(w kv.Writer) error {
 	return nil
 }
 
-func decodeIndexed[R indexed](key, value []byte) (indexed, error) {
+// shortenRows gives images, names that were removed, and labels of blobs the short forms that version 3
+// has. Rows that are damaged stay as they are.
+func shortenRows(w kv.Writer) error {
+	var list []kv.Entry
+	for kind, decoded := range map[string]func(value []byte) (indexed, error){
+		imageRows:   fromJSON[imageRow],
+		removedRows: fromJSON[removedRow],
+		knownRows:   knownRow2,
+	} {
+		for e, err := range w.Scan([]byte(kind)) {
+			if err != nil && e.Key == nil {
+				return err
+			}
+			if err != nil {
+				continue
+			}
+			var value []byte
+			row, err := decoded(e.Value)
+			if err == nil {
+				value, err = encode(row)
+			}
+			if err != nil {
+				continue
+			}
+			list = append(list, kv.Entry{Key: bytes.Clone(e.Key), Value: value})
+		}
+	}
+	for _, e := range list {
+		if err := w.Put(e.Key, e.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fromJSON reads a row as versions had it that kept it in JSON.
+func fromJSON[R indexed](value []byte) (indexed, error) {
 	var row R
-	err := decode(key, value, &row)
+	err := json.Unmarshal(value, &row)
 	return row, err
+}
+
+// knownRow2 reads a row c as versions 1 and 2 had it: size, times in nanoseconds, and labels in JSON.
+func knownRow2(value []byte) (indexed, error) {
+	p := parts{b: value}
+	row := knownRow{Size: p.size()}
+	created := p.varint()
+	row.CreatedAt = time.Unix(0, created).UTC()
+	row.UpdatedAt = time.Unix(0, created+p.varint()).UTC()
+	if labels := p.rest(); len(labels) > 0 {
+		return row, errors.Join(p.end(), json.Unmarshal(labels, &row.Labels))
+	}
+	return row, p.end()
 }
 
 var versionKey = []byte("version")

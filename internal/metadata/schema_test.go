@@ -114,7 +114,7 @@ func TestVersions(t *testing.T) {
 		fill(t, db)
 		dump(t, db, fmt.Sprintf("v%d.txt", len(migrations())+1))
 	}
-	for _, name := range []string{"v1.txt", "v2.txt"} {
+	for _, name := range []string{"v1.txt", "v2.txt", "v3.txt"} {
 		t.Run(name, func(t *testing.T) { readVersion(t, load(t, name)) })
 	}
 }
@@ -162,6 +162,12 @@ func readVersion(t *testing.T, db kv.DB) {
 		t.Errorf("apply: %v", err)
 	}
 	wantIndexed(t, db)
+}
+
+func decodeIndexed[R indexed](key, value []byte) (indexed, error) {
+	var row R
+	err := decode(key, value, &row)
+	return row, err
 }
 
 // wantIndexed checks that the index rows of a database are those that follow from its rows.
@@ -216,13 +222,13 @@ func TestMigration(t *testing.T) {
 				}
 			}
 			s := New(db, t.TempDir())
-			s.migrations = []migration{step(1), step(2)}
+			s.migrations = []migration{step(1), step(2), step(3)}
 			for range 2 {
 				if err := first(t.Context(), s); err != nil && !errdefs.IsAlreadyExists(err) {
 					t.Fatal(err)
 				}
 			}
-			if got, want := fmt.Sprint(ran), "[1 2]"; got != want {
+			if got, want := fmt.Sprint(ran), "[1 2 3]"; got != want {
 				t.Errorf("migrations: got %s, want %s", got, want)
 			}
 			old := New(db, t.TempDir())
@@ -230,7 +236,7 @@ func TestMigration(t *testing.T) {
 				"read":  old.view(t.Context(), func(view) error { return nil }),
 				"write": old.update(t.Context(), func(change) error { return nil }),
 			} {
-				want := "the database is of version 3, and this program knows versions up to 2: failed precondition"
+				want := "the database is of version 4, and this program knows versions up to 3: failed precondition"
 				if !errdefs.IsFailedPrecondition(err) || err.Error() != want {
 					t.Errorf("%s by an old program: got %v, want %s", name, err, want)
 				}
