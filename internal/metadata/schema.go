@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -116,7 +117,7 @@ func version(r kv.Reader) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := json.Unmarshal(b, &n); err != nil || n < 1 {
+	if n, err = strconv.Atoi(string(b)); err != nil || n < 1 {
 		return 0, fmt.Errorf("version %.20q of the database: %w", b, errdefs.ErrDataLoss)
 	}
 	return n, nil

@@ -99,8 +99,7 @@ func (s *Server) in(ctx context.Context) (*stowage.Store, error) {
 func lease(ctx context.Context) string { return header(ctx, leaseHeader) }
 
 func header(ctx context.Context, name string) string {
-	md, _ := metadata.FromIncomingContext(ctx)
-	if values := md.Get(name); len(values) > 0 {
+	if values := metadata.ValueFromIncomingContext(ctx, name); len(values) > 0 {
 		return values[0]
 	}
 	return ""
