@@ -31,17 +31,28 @@ func (s *Store) observed(ctx context.Context, act func(kv.Writer) error) error {
 	if s.observer == nil {
 		return s.db.Update(ctx, act)
 	}
-	s.observing.Lock()
-	defer s.observing.Unlock()
 	var seen *witness
+	var before, told chan struct{} // of the act before, and of this one; nil: it did nothing
 	err := s.db.Update(ctx, func(w kv.Writer) error {
 		seen = &witness{Writer: w, old: map[string][]byte{}}
 		if err := act(seen); err != nil {
 			return err
 		}
-		return seen.end()
+		if err := seen.end(); err != nil || len(seen.list) == 0 {
+			return err
+		}
+		told = make(chan struct{})
+		before, s.told = s.told, told
+		return nil
 	})
-	if err != nil || len(seen.list) == 0 {
+	if told == nil {
+		return err
+	}
+	defer close(told)
+	if before != nil {
+		<-before
+	}
+	if err != nil {
 		return err
 	}
 	return s.observer(ctx, seen.list)

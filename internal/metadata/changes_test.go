@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/stowage/stowage/internal/image"
+	"github.com/stowage/stowage/internal/kv/bolt"
 	"github.com/stowage/stowage/internal/metadata"
 )
 
@@ -79,5 +85,44 @@ func TestObserve(t *testing.T) {
 	expect("gone image default a complete")
 	if list, err := s.Images(ctx, ns); err != nil || len(list) != 0 {
 		t.Errorf("after it there are %v, %v", list, err)
+	}
+}
+
+// Of acts at once, the observer is told one at a time, in their order: each finds what the one before left.
+func TestObserveInOrder(t *testing.T) {
+	db, err := bolt.Open(filepath.Join(t.TempDir(), "meta.db"), bolt.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := metadata.New(db, t.TempDir())
+	labels := map[string]string{}
+	s.Observe(func(_ context.Context, list []metadata.Change) error {
+		for _, c := range list {
+			if n, ok := c.New.(*metadata.Namespace); ok && c.Old != nil {
+				if old := c.Old.(*metadata.Namespace); !maps.Equal(old.Labels, labels) {
+					t.Errorf("told of a change of %v, where %v was last", old.Labels, labels)
+				}
+				labels = n.Labels
+			}
+		}
+		return nil
+	})
+	if err := s.CreateNamespace(t.Context(), ns, nil); err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	for i := range 8 {
+		work.Go(func() {
+			for round := range 10 {
+				err := s.LabelNamespace(t.Context(), ns, map[string]string{fmt.Sprint(i): fmt.Sprint(round)})
+				if fail := s.CreateNamespace(t.Context(), ns, nil); err != nil || !errdefs.IsAlreadyExists(fail) {
+					t.Error(err, fail)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if len(labels) != 8 {
+		t.Errorf("told of %v at the end", labels)
 	}
 }

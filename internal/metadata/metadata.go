@@ -70,7 +70,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -89,8 +88,8 @@ type Store struct {
 	migrations []migration
 	journal    *journal // nil: none is kept
 
-	observer  func(context.Context, []Change) error // nil: none
-	observing sync.Mutex
+	observer func(context.Context, []Change) error // nil: none
+	told     chan struct{}                         // closed when it was told of the last act; who has the database for itself changes it
 }
 
 // New returns the store whose rows are in db. Holders is a directory, made when it is needed,

@@ -86,7 +86,9 @@ func TestBadDigests(t *testing.T) {
 		"target":   func(r *imageRow) { r.Target.Digest = "" },
 		"wanted":   func(r *imageRow) { r.Want = []image.Digest{"sha256:no"} },
 		"manifest": func(r *imageRow) { r.Platforms = []PlatformState{{}} },
-		"missing":  func(r *imageRow) { r.Platforms = []PlatformState{{Manifest: r.Target, Missing: make([]image.Descriptor, 1)}} },
+		"missing": func(r *imageRow) {
+			r.Platforms = []PlatformState{{Manifest: r.Target, Missing: make([]image.Descriptor, 1)}}
+		},
 	} {
 		row := partial()
 		spoil(&row)

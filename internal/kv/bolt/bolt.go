@@ -1,7 +1,7 @@
 // Package bolt is a [kv.DB] in one bbolt file.
 //
-// bbolt locks its file for as long as it is open, so a DB opens it anew for each Update, and for
-// Views once in a few milliseconds. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
+// bbolt locks its file for as long as it is open, so a DB opens it anew for each Update, or group of
+// them that wait for each other, and for Views once in a few milliseconds. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
 // <path>.lock, and bbolt's own of the file. The second is there for fairness alone. A writer
 // keeps it while it waits for the third, and readers pass through it, so that an unending stream
 // of readers in other processes cannot keep a writer out.
@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -36,7 +37,7 @@ var bucket = []byte("stowage")
 type Options struct {
 	NoSync   bool          // leave it to the system when to write: a power loss may ruin the file
 	Patience time.Duration // wait for other programs that hold the file; 0: 30s
-	// Held is told, when the file is closed behind an Update, a compaction or Views, for how long it
+	// Held is told, when the file is closed behind Updates, a compaction or Views, for how long it
 	// was locked. It may be called by several goroutines at once. Nil: nobody is told.
 	Held func(time.Duration)
 }
@@ -46,15 +47,18 @@ type Options struct {
 type DB struct {
 	path    string
 	opts    Options
-	running *semaphore.Weighted // 1 for a View, whole for an Update
+	running *semaphore.Weighted // 1 for a View, whole for a group of Updates
 	opening *semaphore.Weighted // 1 for the View that opens the file for others, too
+	turn    *semaphore.Weighted // 1 for the Update that runs
+	waiting atomic.Int64        // Updates that want the turn
+	group   *group              // of whoever has the turn; nil: none is open
 
 	mu      sync.Mutex
 	checked state   // the newest state of the file whose structure is known to be good
 	views   *opened // what Views to come may share; nil: nothing
 }
 
-// whole is the weight of an Update: more than there will be Views at once.
+// whole is the weight of a group of Updates: more than there will be Views at once.
 const whole = 1 << 30
 
 // Open returns the DB in the file at path. It does not touch the disk yet.
@@ -66,7 +70,10 @@ func Open(path string, opts Options) (*DB, error) {
 	if opts.Patience == 0 {
 		opts.Patience = 30 * time.Second
 	}
-	return &DB{path: path, opts: opts, running: semaphore.NewWeighted(whole), opening: semaphore.NewWeighted(1)}, nil
+	return &DB{
+		path: path, opts: opts,
+		running: semaphore.NewWeighted(whole), opening: semaphore.NewWeighted(1), turn: semaphore.NewWeighted(1),
+	}, nil
 }
 
 // Close is described in [kv.DB]. Views that still run close the file themselves.
@@ -160,33 +167,6 @@ func (db *DB) leave(o *opened, broken bool) bool {
 		db.views = nil
 	}
 	return o.users == 0 && db.views != o
-}
-
-// Update is described in [kv.DB].
-func (db *DB) Update(ctx context.Context, f func(kv.Writer) error) (err error) {
-	if err := db.running.Acquire(ctx, whole); err != nil {
-		return err
-	}
-	defer db.running.Release(whole)
-	db.retire(nil) // its lock is in the way
-	gate, err := db.gate(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = join(err, gate.Close()) }()
-	h, err := db.open(ctx, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = join(err, h.end()) }()
-	if err := h.begin(); err != nil {
-		return err
-	}
-	w := &writer{reader: reader{h}, pending: map[string][]byte{}}
-	if err := f(w); err != nil {
-		return err
-	}
-	return w.commit()
 }
 
 // gate takes the writers' lock.

@@ -12,12 +12,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stowage/stowage/internal/flock"
 	"github.com/stowage/stowage/internal/kv"
@@ -33,24 +35,46 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// count increments two counters in step, and prints each number that was acknowledged.
+// count increments two counters in step, in several goroutines, and prints each number that was
+// acknowledged.
 func count(path string) int {
-	db, err := bolt.Open(path, bolt.Options{NoSync: true})
-	for i := 0; err == nil && i < 1000; i++ {
-		var n int
-		err = db.Update(context.Background(), func(w kv.Writer) (err error) {
-			n, err = increment(w)
-			return err
-		})
-		fmt.Println(n)
-		if err == nil && i%50 == 49 {
-			err = db.Compact(context.Background())
-		}
-		if fmt.Sprint(i+1) == os.Getenv("BOLT_TEST_ROUNDS") {
-			break
-		}
-	}
+	rounds, err := strconv.Atoi(os.Getenv("BOLT_TEST_ROUNDS"))
 	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	db, err := bolt.Open(path, bolt.Options{NoSync: true})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	var work errgroup.Group
+	var done atomic.Int64
+	for range 4 {
+		work.Go(func() error {
+			for {
+				i := int(done.Add(1))
+				if i > rounds {
+					return nil
+				}
+				var n int
+				err := db.Update(context.Background(), func(w kv.Writer) (err error) {
+					n, err = increment(w)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				fmt.Println(n)
+				if i%50 == 0 {
+					if err := db.Compact(context.Background()); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	if err := work.Wait(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -160,13 +184,16 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait() // it was killed
-		lines := strings.Fields(out.String())
-		if len(lines) == 0 {
-			continue
+		acknowledged := 0
+		for line := range strings.Lines(out.String()) {
+			n, err := strconv.Atoi(strings.TrimSpace(line))
+			if err != nil {
+				t.Fatal(err)
+			}
+			acknowledged = max(acknowledged, n)
 		}
-		acknowledged, err := strconv.Atoi(lines[len(lines)-1])
-		if err != nil {
-			t.Fatal(err)
+		if acknowledged == 0 {
+			continue
 		}
 		if got := counters(t, db); got < acknowledged {
 			t.Fatalf("after a kill: got %d, want at least the acknowledged %d", got, acknowledged)
@@ -405,6 +432,32 @@ func TestHeld(t *testing.T) {
 	}
 	if held[1] < nap || held[2] < nap {
 		t.Errorf("held for %v, want %v of the second and the third", held, nap)
+	}
+}
+
+// Updates that wait for each other are made durable together.
+func TestUpdatesTogether(t *testing.T) {
+	const updates = 50
+	var held atomic.Int64
+	db := open(t, filepath.Join(t.TempDir(), "meta.db"), bolt.Options{Held: func(time.Duration) { held.Add(1) }})
+	err := db.Update(t.Context(), func(w kv.Writer) error { return w.Put([]byte("a"), []byte("0")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	for range updates {
+		work.Go(func() {
+			if err := db.Update(t.Context(), func(w kv.Writer) error { _, err := increment(w); return err }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	work.Wait()
+	if got := counters(t, db); got != updates {
+		t.Errorf("got %d, want %d", got, updates)
+	}
+	if n := held.Load(); n > updates/2 {
+		t.Errorf("%d Updates at once: the file was opened %d times, want far less", updates, n)
 	}
 }
 

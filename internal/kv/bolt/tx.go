@@ -82,7 +82,14 @@ func (r reader) ScanFrom(prefix, from []byte) iter.Seq2[kv.Entry, error] {
 type writer struct {
 	reader
 	pending map[string][]byte // packed; nil: to be deleted
+	wrote   bool              // bbolt was handed something
+
+	undoable bool // what is handed to bbolt is noted in old
+	old      []replaced
 }
+
+// replaced is what there was under a key; packed, nil: nothing.
+type replaced struct{ key, packed []byte }
 
 // Get is described in [kv.Reader].
 func (w *writer) Get(key []byte) ([]byte, error) {
@@ -128,16 +135,17 @@ func (w *writer) Delete(key []byte) error {
 
 // flush hands what is pending to bbolt.
 func (w *writer) flush() error {
+	if len(w.pending) == 0 {
+		return nil
+	}
 	defer clear(w.pending)
+	w.wrote = true
 	return w.h.db.guard(func() error {
 		for _, key := range slices.Sorted(maps.Keys(w.pending)) {
-			var err error
-			if packed := w.pending[key]; packed == nil {
-				err = w.h.kept.Delete([]byte(key))
-			} else {
-				err = w.h.kept.Put([]byte(key), packed)
+			if w.undoable {
+				w.old = append(w.old, replaced{[]byte(key), bytes.Clone(w.h.kept.Get([]byte(key)))})
 			}
-			if err != nil {
+			if err := w.set([]byte(key), w.pending[key]); err != nil {
 				return err
 			}
 		}
@@ -145,17 +153,23 @@ func (w *writer) flush() error {
 	})
 }
 
-// commit makes the writes durable.
-func (w *writer) commit() error {
-	if err := w.flush(); err != nil {
-		return err
+func (w *writer) set(key, packed []byte) error {
+	if packed == nil {
+		return w.h.kept.Delete(key)
 	}
-	txid := uint64(w.h.tx.ID())
-	if err := w.h.db.guard(w.h.tx.Commit); err != nil {
-		return fmt.Errorf("write database %s: %w", w.h.db.path, err)
-	}
-	w.h.db.wrote(txid)
-	return nil
+	return w.h.kept.Put(key, packed)
+}
+
+// undo takes back what bbolt was handed.
+func (w *writer) undo() error {
+	return w.h.db.guard(func() error {
+		for _, r := range slices.Backward(w.old) {
+			if err := w.set(r.key, r.packed); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // sumSize is the length of the checksum in front of a value.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) kv.DB) {
 		{"snapshot", snapshot},
 		{"views side by side", sideBySide},
 		{"updates one by one", oneByOne},
+		{"updates at once, some fail", someFail},
 		{"cancelled", cancelled},
 		{"compact", compact},
 	} {
@@ -318,6 +320,60 @@ func oneByOne(t *testing.T, db kv.DB) {
 	}
 	wg.Wait()
 	expect(t, db, "", fmt.Sprintf("n=%d", writers*rounds))
+}
+
+// Of Updates that wait for each other, those that fail, panic or are cancelled leave nothing behind, and
+// take nothing from the others.
+func someFail(t *testing.T, db kv.DB) {
+	const writers, rounds = 16, 12
+	put(t, db, "base", "1", "n", "0")
+	var acknowledged atomic.Int64
+	no := errors.New("no")
+	spoil := func(w kv.Writer) error {
+		err := errors.Join(w.Put([]byte("n"), []byte("-1000")), w.Delete([]byte("base")), w.Put([]byte("left"), nil))
+		if found, scanErr := scan(w, ""); scanErr != nil || slices.Contains(found, "base=1") {
+			t.Errorf("own writes: got %q, %v", found, scanErr)
+		}
+		return errors.Join(err, w.Put([]byte("left too"), nil), w.Put([]byte("base"), []byte("2")))
+	}
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			for round := range rounds {
+				ctx, cancel := context.WithCancel(t.Context())
+				act, want := increment, error(nil)
+				switch (i + round) % 4 {
+				case 0:
+					act, want = func(w kv.Writer) error { return errors.Join(spoil(w), no) }, no
+				case 1:
+					act, want = func(w kv.Writer) error { panic(errors.Join(spoil(w), no)) }, no
+				case 2:
+					cancel()
+					want = context.Canceled
+				}
+				err := recovered(func() error { return db.Update(ctx, act) })
+				cancel()
+				if !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
+				if err == nil {
+					acknowledged.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	expect(t, db, "", "base=1", fmt.Sprintf("n=%d", acknowledged.Load()))
+}
+
+// recovered turns a panic with an error into that error.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = p.(error)
+		}
+	}()
+	return f()
 }
 
 func increment(w kv.Writer) error {

@@ -63,6 +63,7 @@ type writer struct {
 	in     content.Ingest // nil: there is none yet, or no more
 	floor  int64          // bytes of the disk that it leaves free
 	room   int64          // what it may write before it looks how many there are
+	again  bool           // something was left of it, which the lease may list
 
 	// A blob that another namespace has need not be written. Until it is, nobody may collect it.
 	from digest.Digest
@@ -162,6 +163,7 @@ func (w *writer) begin(ctx context.Context, expected digest.Digest, total int64)
 	if err := w.beginIngest(ctx, expected); err != nil {
 		return err
 	}
+	w.again = w.in.Offset() > 0 || w.offset > 0
 	if total > 0 && w.total > 0 && total != w.total {
 		if err := w.in.Reset(); err != nil { // it was to become something else
 			return errors.Join(err, w.in.Close())
@@ -371,7 +373,7 @@ func (w *writer) commit(ctx context.Context, labels map[string]string) (err erro
 		w.in = nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	if _, err := meta.Apply(ctx, ns, batch); err != nil || w.lease == "" {
+	if _, err := meta.Apply(ctx, ns, batch); err != nil || w.lease == "" || !w.again {
 		return err
 	}
 	err = meta.RemoveFromLease(ctx, ns, w.lease, metadata.LeaseResources{Ingests: []string{w.ref}})
