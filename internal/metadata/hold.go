@@ -43,6 +43,7 @@ func (s *Store) Hold(ctx context.Context, ns string, digests ...image.Digest) (*
 		return nil, errors.Join(fmt.Errorf("hold: %w", err), s.removeHolder(h.name))
 	}
 	h.lock = lock
+	s.own.Store(h.name, nil)
 	row := Lease{ID: h.name, CreatedAt: time.Now().UTC(), Holder: h.name, All: len(digests) == 0}
 	if err := h.add(ctx, row, digests); err != nil {
 		return nil, errors.Join(err, h.Release(context.WithoutCancel(ctx)))
@@ -70,8 +71,10 @@ func (h *Hold) add(ctx context.Context, row Lease, digests []image.Digest) error
 	}
 	waits := map[string][]image.Digest{} // by the rounds that are deleting them
 	err := h.store.update(ctx, func(c change) error {
-		if _, err := h.store.dropDead(c); err != nil {
-			return err
+		if row.ID != "" { // whoever begins tidies up behind those that died
+			if _, err := h.store.dropDead(c); err != nil {
+				return err
+			}
 		}
 		if err := c.get(h.key(), &row); err != nil && (row.ID == "" || !errdefs.IsNotFound(err)) {
 			return err
@@ -177,6 +180,7 @@ func (h *Hold) unlock() error {
 	if h.lock == nil {
 		return nil
 	}
+	h.store.own.Delete(h.name)
 	err := errors.Join(h.store.removeHolder(h.name), h.lock.Close())
 	h.lock = nil
 	return err
@@ -195,6 +199,9 @@ func (s *Store) lockFile(ctx context.Context, name string, m flock.Mode) (*os.Fi
 
 // alive tells whether the process of a holder still has its lock.
 func (s *Store) alive(holder string) (bool, error) {
+	if _, own := s.own.Load(holder); own {
+		return true, nil
+	}
 	if !identifier.MatchString(holder) {
 		return false, nil
 	}

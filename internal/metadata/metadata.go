@@ -70,6 +70,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -85,6 +86,7 @@ import (
 type Store struct {
 	db         kv.DB
 	holders    string
+	own        sync.Map // the holders that this Store has the locks of, by their names
 	migrations []migration
 	journal    *journal // nil: none is kept
 
