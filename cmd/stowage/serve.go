@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -38,6 +39,11 @@ unix:NAME; on a socket /debug/pprof/ is answered as well.`,
 	cmd.Flags().StringVar(&plugin, "plugin", "", "another socket, for a containerd that has the store as its plugin")
 	cmd.Flags().StringVar(&metricsAddress, "metrics", "", "HOST:PORT, or unix: and a socket, to answer metrics on")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if os.Getenv("GOGC") == "" {
+			// Most of what there is is what requests leave behind: with Go's 100, lists of images take a
+			// fifth longer for a tenth less memory.
+			debug.SetGCPercent(200)
+		}
 		ctx, conf := cmd.Context(), &a.conf.Server
 		a.conf.Address = "" // the variables of commands that use a daemon
 		a.set("server.address", &conf.Address, "address", address)

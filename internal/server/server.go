@@ -25,6 +25,15 @@ import (
 // is larger.
 const maxMessage = 16 << 20
 
+// How much a client may send ahead of what was taken from it, in bytes, and how much goes through a socket
+// at a time. With what gRPC finds out by itself, six layers that a client writes at once take a tenth
+// longer.
+const (
+	streamWindow     = 4 << 20
+	connectionWindow = 16 << 20
+	socketBuffer     = 128 << 10
+)
+
 // Options tune [Serve].
 type Options struct {
 	Version  string // of the program
@@ -105,6 +114,10 @@ func newDaemon(o Options, more ...grpc.ServerOption) *daemon {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connectionWindow),
+		grpc.ReadBufferSize(socketBuffer),
+		grpc.WriteBufferSize(socketBuffer),
 		grpc.WaitForHandlers(true),
 	}, d.outer(), containerd.Errors(), more, d.inner(), []grpc.ServerOption{grpc.ChainStreamInterceptor(d.endWatch)})...)
 	grpc_health_v1.RegisterHealthServer(d.grpc, d.health)
