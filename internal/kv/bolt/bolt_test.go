@@ -527,7 +527,7 @@ func TestViewsInTurn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	counters(t, db)
 	if err := errors.Join(db.Close(), other.Close()); err != nil {
 		t.Fatal(err)
