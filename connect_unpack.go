@@ -140,6 +140,9 @@ func (s *Store) unpackPeer(ctx context.Context, snapshotter string, names ...str
 // unpackInto makes the snapshots of an image that are not there, and has its config keep them.
 func (s *Store) unpackInto(ctx context.Context, sn *containerd.Snapshotter, parts unpack.Image) error {
 	chain := image.ChainIDs(parts.DiffIDs)
+	if err := s.unpackLoose(ctx, sn, parts, chain); err != nil {
+		return err
+	}
 	parent := ""
 	for i, name := range chain {
 		_, err := sn.Stat(ctx, name.String())
@@ -178,11 +181,15 @@ func (s *Store) labelLayer(ctx context.Context, blob Descriptor, diffID Digest) 
 // says so, and a remote one may then have it without our doing.
 const refSnapshotLabel = "containerd.io/snapshot.ref"
 
-// unpackLayer makes one snapshot, under a key as containerd gives them, by which it is known what was
-// being made should this process die.
+// extraction is the key of a snapshot that a layer is unpacked in, as containerd gives them, by which it
+// is known what was being made should this process die; and its labels.
+func extraction(name string) (key string, labels map[string]string) {
+	return "extract-" + rand.Text() + " " + name, map[string]string{refSnapshotLabel: name}
+}
+
+// unpackLayer makes one snapshot on those below it.
 func (s *Store) unpackLayer(ctx context.Context, sn *containerd.Snapshotter, blob Descriptor, diffID Digest, parent, name string) (err error) {
-	key := "extract-" + rand.Text() + " " + name
-	labels := map[string]string{refSnapshotLabel: name}
+	key, labels := extraction(name)
 	mounts, err := sn.Prepare(ctx, key, parent, labels)
 	if errdefs.IsAlreadyExists(err) {
 		return nil
@@ -214,15 +221,24 @@ func (s *Store) fillMounts(ctx context.Context, mounts []Mount, blob Descriptor,
 		if err != nil {
 			return err
 		}
-		for _, l := range losses {
-			s.log.Warn("the snapshot lacks something of its layer", "layer", blob.Digest, "loss", l)
-		}
-		f, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+		s.warnOf(blob, losses)
+		return syncDisk(dir)
 	})
+}
+
+func (s *Store) warnOf(blob Descriptor, losses []layer.Loss) {
+	for _, l := range losses {
+		s.log.Warn("the snapshot lacks something of its layer", "layer", blob.Digest, "loss", l)
+	}
+}
+
+// syncDisk makes durable what the filesystem has on which dir is.
+func syncDisk(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }
 
 // atMounts makes mounts for as long as f runs.

@@ -23,6 +23,7 @@ import (
 	"github.com/stowage/stowage/internal/layer"
 	"github.com/stowage/stowage/internal/metadata"
 	"github.com/stowage/stowage/internal/mount"
+	"github.com/stowage/stowage/internal/snapshot"
 	"github.com/stowage/stowage/internal/transfer"
 	"github.com/stowage/stowage/internal/unpack"
 )
@@ -53,6 +54,8 @@ func (s *Store) ApplyLayer(ctx context.Context, d Descriptor, mounts []Mount) (p
 	if err != nil {
 		return plain, err
 	}
+	u := s.extractor()
+	u.Content = transfer.OnDemand(s.place(), s.reg, []Descriptor{d}, nil)
 	var a unpack.Applied
 	apply := func() (diffID digest.Digest, res layer.Result, err error) {
 		root, err := mount.Open(mounts, s.root)
@@ -60,10 +63,25 @@ func (s *Store) ApplyLayer(ctx context.Context, d Descriptor, mounts []Mount) (p
 			return "", res, err
 		}
 		defer func() { err = errors.Join(err, root.Close()) }()
-		u := s.extractor()
-		u.Content = transfer.OnDemand(s.place(), s.reg, []Descriptor{d}, nil)
-		a, err = u.Apply(ctx, d.Digest, mount.Path(root))
+		a, err = u.Apply(ctx, d.Digest, func(ctx context.Context, plain io.Reader, o layer.Options) (layer.Result, error) {
+			return layer.Apply(ctx, plain, mount.Path(root), o)
+		})
 		return a.DiffID, a.Result, err
+	}
+	if onlyUpper(mounts) {
+		if sn == nil || row.Kind != Active || row.Parent != "" {
+			return plain, fmt.Errorf("an upper folder alone, and not that of an active snapshot without a parent: %w", errdefs.ErrInvalidArgument)
+		}
+		r, ok := sn.Driver().(snapshot.Rebaser)
+		if !ok {
+			return plain, fmt.Errorf("snapshotter %s: %w", sn.Name(), errdefs.ErrNotImplemented)
+		}
+		apply = func() (diffID digest.Digest, res layer.Result, err error) {
+			a, err = u.Apply(ctx, d.Digest, func(ctx context.Context, plain io.Reader, o layer.Options) (layer.Result, error) {
+				return r.Receive(ctx, sn.Path(row.Folder), plain, o)
+			})
+			return a.DiffID, a.Result, err
+		}
 	}
 	if sn != nil && row.Kind == Active {
 		err = sn.Apply(ctx, row.Key, apply)
@@ -71,6 +89,13 @@ func (s *Store) ApplyLayer(ctx context.Context, d Descriptor, mounts []Mount) (p
 		_, _, err = apply()
 	}
 	return Descriptor{MediaType: layerPlain, Digest: a.DiffID, Size: a.Length}, err
+}
+
+// onlyUpper tells whether mounts are an overlay of which nothing is said but where its changes go. They
+// cannot be mounted. A client that applies layers side by side means by them a folder of a stack, which
+// will stand on others when it is committed.
+func onlyUpper(mounts []Mount) bool {
+	return len(mounts) == 1 && mounts[0].Type == "overlay" && len(mounts[0].Dirs("upperdir")) == 1 && len(mounts[0].Dirs("lowerdir")) == 0
 }
 
 // snapshotOf finds the snapshot whose mounts these are; nil: none of this store and namespace.

@@ -153,9 +153,27 @@ func mountsOf(list []*types.Mount) []mount.Mount {
 	return mounts
 }
 
+// Rebases tells whether [Snapshotter.CommitOn] gives parents to snapshots that have none.
+func (s *Snapshotter) Rebases(ctx context.Context) (bool, error) {
+	filter := "type==" + snapshotterType + ",id==" + s.name
+	r, err := introspectionapi.NewIntrospectionClient(s.c.conn).Plugins(ctx, &introspectionapi.PluginsRequest{Filters: []string{filter}})
+	if err != nil {
+		return false, fmt.Errorf("look up snapshotter %s: %w", s.name, native(err))
+	}
+	return slices.ContainsFunc(r.Plugins, func(p *introspectionapi.Plugin) bool {
+		return p.ID == s.name && slices.Contains(p.Capabilities, "rebase")
+	}), nil
+}
+
 // Commit turns an active snapshot into a committed one.
 func (s *Snapshotter) Commit(ctx context.Context, name, key string, labels map[string]string) error {
-	_, err := s.api.Commit(ctx, &snapshotsapi.CommitSnapshotRequest{Snapshotter: s.name, Name: name, Key: key, Labels: labels})
+	return s.CommitOn(ctx, name, key, "", labels)
+}
+
+// CommitOn is Commit that gives the snapshot a parent, if it has none and the peer can: see
+// [Snapshotter.Rebases]. An empty one leaves it as it is.
+func (s *Snapshotter) CommitOn(ctx context.Context, name, key, parent string, labels map[string]string) error {
+	_, err := s.api.Commit(ctx, &snapshotsapi.CommitSnapshotRequest{Snapshotter: s.name, Name: name, Key: key, Parent: parent, Labels: labels})
 	if err != nil {
 		return s.failed("commit", key, err)
 	}

@@ -109,6 +109,21 @@ type Binder interface {
 	Bind(ctx context.Context, folder string, chain []string, kind Kind) ([]mount.Mount, error)
 }
 
+// A Rebaser is a Driver whose active snapshots on no chain may be given one when they are committed, so
+// that layers can be applied side by side.
+type Rebaser interface {
+	Driver
+	// Rebases tells whether Rebase takes folders that others than Receive filled, too: with layers in
+	// the form that the kernel's overlay has them in.
+	Rebases() bool
+	// Receive applies a layer to the folder of such a snapshot, into which nothing was put before,
+	// without knowing what it will stand on.
+	Receive(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error)
+	// Rebase makes the folder stand on a chain, or on none, before Commit. A layer that cannot is an
+	// [errdefs.ErrFailedPrecondition].
+	Rebase(ctx context.Context, folder string, chain []string) error
+}
+
 // A Remover is a Driver that keeps something elsewhere for a folder.
 type Remover interface {
 	Driver

@@ -272,10 +272,19 @@ func (s *Store) Commit(ctx context.Context, name, key string, labels map[string]
 	return s.CommitAs(ctx, key, Snapshot{Key: name, Labels: labels})
 }
 
+// Rebases tells whether [Store.CommitAs] gives parents to snapshots that others filled.
+func (s *Store) Rebases() bool {
+	r, ok := s.driver.(Rebaser)
+	return ok && r.Rebases()
+}
+
 // CommitAs makes the active snapshot key into a committed one of which as says the name, the labels,
-// with none of the active one's, and how long it is kept for its own sake. If it is called as the stack
-// of the layer that was applied to it, it counts as that layer unpacked. Its files are durable when it returns. After an error it is still active. Errors: [errdefs.ErrAlreadyExists];
-// [errdefs.ErrFailedPrecondition] when key is not active, or is mounted.
+// with none of the active one's, how long it is kept for its own sake, and the parent, if it has none yet
+// (see [Rebaser]). If it is called as the stack of the layer that was applied to it, it counts as that
+// layer unpacked. Its files are durable when it returns. After an error it is still active. Errors:
+// [errdefs.ErrAlreadyExists]; [errdefs.ErrFailedPrecondition] when key is not active, or is mounted;
+// [errdefs.ErrInvalidArgument] for another parent than it has, and [errdefs.ErrNotImplemented] where there
+// is none to be given.
 func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err error) {
 	lock, err := s.lockFilled(ctx, key)
 	if err != nil {
@@ -283,9 +292,16 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 	}
 	defer func() { err = errors.Join(err, release(lock)) }()
 	row, folder, below, err := s.parts(ctx, key)
+	free := row.Parent == ""
 	if err == nil && row.Kind != Active {
 		err = fmt.Errorf("it is %s, not active: %w", row.Kind, errdefs.ErrFailedPrecondition)
 	}
+	if err == nil && as.Parent != "" && as.Parent != row.Parent {
+		if below, err = s.rebased(ctx, row, as.Parent); err == nil {
+			row.Parent = as.Parent
+		}
+	}
+	parent := row.Parent
 	if err == nil {
 		is := row
 		is.Key, is.Labels = as.Key, as.Labels
@@ -304,6 +320,9 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 	if err == nil {
 		err = s.writing()
 	}
+	if r, ok := s.driver.(Rebaser); ok && err == nil && free {
+		err = r.Rebase(ctx, folder, below)
+	}
 	var usage Usage
 	if err == nil {
 		usage, err = s.driver.Commit(ctx, folder, below)
@@ -313,7 +332,7 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 	}
 	if err == nil {
 		err = s.meta.CommitSnapshot(ctx, s.ns, s.name, as.Key, key, func(row *Snapshot) {
-			row.Labels, row.Expires = as.Labels, as.Expires
+			row.Parent, row.Labels, row.Expires = parent, as.Labels, as.Expires
 			if !row.Stacked() {
 				row.DiffID, row.Losses = "", nil
 				row.Size, row.Inodes = usage.Size, usage.Inodes
@@ -327,6 +346,18 @@ func (s *Store) CommitAs(ctx context.Context, key string, as Snapshot) (err erro
 		s.log.Warn("a committed snapshot takes more space than it needs", "snapshotter", s.name, "key", as.Key, "reason", err)
 	}
 	return nil
+}
+
+// rebased finds the chain of the parent that an active snapshot is to get.
+func (s *Store) rebased(ctx context.Context, row Snapshot, parent string) (chain []string, err error) {
+	if row.Parent != "" {
+		return nil, fmt.Errorf("it stands on %s, and not on %s: %w", row.Parent, parent, errdefs.ErrInvalidArgument)
+	}
+	if !s.Rebases() {
+		return nil, fmt.Errorf("snapshotter %s gives no parent to what has none: %w", s.name, errdefs.ErrNotImplemented)
+	}
+	rows, err := s.meta.SnapshotChain(ctx, s.ns, s.name, parent)
+	return s.paths(rows), err
 }
 
 // Apply has f apply a layer to an active snapshot, by whatever mounts, and notes what that came to.

@@ -16,8 +16,8 @@ type Applied struct {
 	Length int64 // bytes of its uncompressed tar
 }
 
-// Apply makes the changes of a layer, whose blob is stored, in a whole tree: see [layer.Apply].
-func (u *Unpacker) Apply(ctx context.Context, blob image.Digest, dir string) (a Applied, err error) {
+// Apply has apply make the changes of a layer, whose blob is stored, from its uncompressed tar.
+func (u *Unpacker) Apply(ctx context.Context, blob image.Digest, apply func(context.Context, io.Reader, layer.Options) (layer.Result, error)) (a Applied, err error) {
 	r, err := u.Content.Open(ctx, blob)
 	if err != nil {
 		return a, err
@@ -25,7 +25,7 @@ func (u *Unpacker) Apply(ctx context.Context, blob image.Digest, dir string) (a 
 	defer func() { err = errors.Join(err, r.Close()) }()
 	a.Result, a.DiffID, err = u.pass(ctx, io.NewSectionReader(r, 0, r.Size()), "", func(ctx context.Context, plain io.Reader) (layer.Result, error) {
 		counted := &counter{r: plain}
-		res, err := layer.Apply(ctx, counted, dir, u.options())
+		res, err := apply(ctx, counted, u.options())
 		a.Length = counted.n.Load()
 		return res, err
 	})

@@ -25,6 +25,21 @@ func (u *Unpacker) Folder(ctx context.Context, img Image, dir string) (losses []
 	return losses, nil
 }
 
+// Loose applies one layer to dir, a folder of a stack that overlay mounts. Below is what it stands on; nil:
+// that is not known yet, and what depends on it is told in the result. After an error dir holds part of
+// the layer.
+func (u *Unpacker) Loose(ctx context.Context, d image.Descriptor, diffID image.Digest, dir string, below layer.Tree) (layer.Result, error) {
+	res, err := u.fromStore(ctx, d, diffID, func(ctx context.Context, in io.Reader) (layer.Result, error) {
+		o := u.options()
+		o.Form, o.Below = layer.Overlay, below
+		return layer.Apply(ctx, in, dir, o)
+	})
+	if err != nil {
+		return res, &LayerError{d.Digest, err}
+	}
+	return res, nil
+}
+
 // Layer applies one layer to dir, which holds the tree below it, such as a mount of an active
 // snapshot, and returns what could not be kept there. It needs no snapshotter. After an error dir holds
 // part of the layer.

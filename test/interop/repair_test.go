@@ -131,6 +131,9 @@ func TestRepair(t *testing.T) {
 	}{{"a blob that was not pulled", repairSkipped}, {"damage", repairDamage}, {"other work", workOnNode}} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, n.in(t)) })
 	}
+	if out := n.must(n.ctr("plugins", "ls", "-d", "id==overlayfs")); strings.Contains(out, "rebase") { // since containerd 2.2
+		t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.address) })
+	}
 }
 
 func repairSkipped(t *testing.T, n *node) {
@@ -371,6 +374,7 @@ func TestOwnDaemon(t *testing.T) {
 		})
 	})
 	t.Run("images", func(t *testing.T) { workOnNode(t, n.in(t)) })
+	t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.address) })
 }
 
 // ready asks whether the daemon listens.

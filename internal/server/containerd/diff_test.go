@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/stowage/stowage"
+	"github.com/stowage/stowage/internal/image"
 	"github.com/stowage/stowage/internal/layer"
 )
 
@@ -204,6 +206,95 @@ func TestApply(t *testing.T) {
 				t.Errorf("the doctor finds %v and %d more, error %v", list, more, err)
 			}
 		})
+	}
+}
+
+// upperOnly is how clients of containerd say that a layer is for a folder of a stack, whatever it will stand
+// on.
+func upperOnly(t *testing.T, mounts []*types.Mount) []*types.Mount {
+	t.Helper()
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		t.Fatalf("mounts %v, want one that is bound", mounts)
+	}
+	return []*types.Mount{{Type: "overlay", Source: "overlay", Options: []string{"upperdir=" + mounts[0].Source}}}
+}
+
+// Layers that clients apply side by side, and give their parents when they commit them, are in their stack
+// what they are one upon the other, and known as their layers.
+func TestApplySideBySide(t *testing.T) {
+	d := newDiffer(t, "overlayfs")
+	layers := [][]byte{
+		tarLayer(t, "./", "a/", "a/one", "a/two", "b/", "b/below", "c", "gone", "deep/", "deep/er/", "deep/er/x"),
+		tarLayer(t, "a/.wh.one", "b/.wh..wh..opq", "b/new", ".wh.gone", "d", "deep/er/y", "none/.wh.any"),
+		tarLayer(t, "a/two", "c/", "c/in", "e"),
+	}
+	var diffIDs []digest.Digest
+	for i, b := range layers {
+		mounts := upperOnly(t, d.prepare(fmt.Sprint("extract ", i), ""))
+		_, err := d.diff.Apply(d.ctx, &diffapi.ApplyRequest{Diff: d.blob(b, plainLayer), Mounts: mounts})
+		must(t, err)
+		if _, err := d.diff.Apply(d.ctx, &diffapi.ApplyRequest{Diff: d.blob(b, plainLayer), Mounts: mounts}); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("a second layer to one folder: %v", err)
+		}
+		diffIDs = append(diffIDs, digest.FromBytes(b))
+	}
+	chain := image.ChainIDs(diffIDs)
+	commit := func(name digest.Digest, key, parent string) error {
+		_, err := d.snapshots.Commit(d.ctx, &snapshotsapi.CommitSnapshotRequest{Snapshotter: "overlayfs", Name: name.String(), Key: key, Parent: parent})
+		return err
+	}
+	if err := commit(chain[1], "extract 1", chain[0].String()); status.Code(err) != codes.NotFound {
+		t.Errorf("on a parent that is not there: %v", err)
+	}
+	parent := ""
+	for i, name := range chain {
+		must(t, commit(name, fmt.Sprint("extract ", i), parent))
+		parent = name.String()
+	}
+	sn, err := d.store.Snapshotter("overlay")
+	must(t, err)
+	alone := newDiffer(t, "overlayfs")
+	top := alone.unpack(plainLayer, layers...)
+	asOne, err := alone.store.Snapshotter("overlay")
+	must(t, err)
+	want, err := asOne.Tree(d.ctx, top)
+	must(t, err)
+	got, err := sn.Tree(d.ctx, parent)
+	must(t, err)
+	var b bytes.Buffer
+	must(t, layer.Diff(d.ctx, &b, want, got))
+	if _, err := tar.NewReader(&b).Next(); err != io.EOF {
+		t.Errorf("it differs from the same one upon the other: %v in %q", err, b.Bytes())
+	}
+	must(t, errors.Join(got.Close(), want.Close()))
+	for i, key := range chain {
+		row, err := sn.Stat(d.ctx, key.String())
+		must(t, err)
+		if row.DiffID != diffIDs[i] || !row.Stacked() {
+			t.Errorf("snapshot %s is of layer %q, want %s", key, row.DiffID, diffIDs[i])
+		}
+		rows, err := d.store.Metadata().SnapshotChain(d.ctx, "default", "overlay", key.String())
+		must(t, err)
+		list, more, err := sn.Compare(d.ctx, rows, bytes.NewReader(layers[i]), layer.Limits{})
+		if len(list)+more > 0 || err != nil {
+			t.Errorf("the doctor finds %v and %d more of layer %d, error %v", list, more, i, err)
+		}
+	}
+
+	// What links to files below it cannot be told apart from them afterwards.
+	mounts := upperOnly(t, d.prepare("links", ""))
+	_, err = d.diff.Apply(d.ctx, &diffapi.ApplyRequest{Diff: d.blob(tarLayer(t, "l->c"), plainLayer), Mounts: mounts})
+	must(t, err)
+	if err := commit(digest.FromString("links"), "links", chain[0].String()); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a layer that links to what is below: %v", err)
+	}
+	d.prepare("stands", chain[0].String())
+	if err := commit(digest.FromString("stands"), "stands", chain[1].String()); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("another parent than it has: %v", err)
+	}
+	elsewhere := []*types.Mount{{Type: "overlay", Source: "overlay", Options: []string{"upperdir=" + t.TempDir()}}}
+	if _, err := d.diff.Apply(d.ctx, &diffapi.ApplyRequest{Diff: d.blob(layers[0], plainLayer), Mounts: elsewhere}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a folder of nobody: %v", err)
 	}
 }
 

@@ -121,7 +121,7 @@ func (s *Server) plugins() []*introspection.Plugin {
 	host := image.Host()
 	here := []*types.Platform{{OS: host.OS, Architecture: host.Architecture, Variant: host.Variant, OSVersion: host.OSVersion}}
 	var list []*introspection.Plugin
-	add := func(kind string, platforms []*types.Platform, err error, ids ...string) {
+	add := func(kind string, platforms []*types.Platform, err error, ids ...string) *introspection.Plugin {
 		for _, id := range ids {
 			p := &introspection.Plugin{Type: "io.containerd." + kind, ID: id, Platforms: platforms}
 			if err != nil {
@@ -129,10 +129,14 @@ func (s *Server) plugins() []*introspection.Plugin {
 			}
 			list = append(list, p)
 		}
+		return list[len(list)-1]
 	}
 	for _, name := range s.store.Snapshotters() {
-		_, err := s.store.Snapshotter(name)
-		add("snapshotter.v1", here, err, theirSnapshotter(name))
+		sn, err := s.store.Snapshotter(name)
+		p := add("snapshotter.v1", here, err, theirSnapshotter(name))
+		if err == nil && sn.Rebases() {
+			p.Capabilities = append(p.Capabilities, "rebase") // so that clients apply layers side by side
+		}
 	}
 	add("content.v1", nil, nil, "content")
 	add("metadata.v1", nil, nil, "bolt")

@@ -150,21 +150,12 @@ func (s *snapshotsService) Commit(ctx context.Context, r *snapshots.CommitSnapsh
 	if err != nil {
 		return nil, err
 	}
-	if r.Parent != "" {
-		row, err := sn.Stat(ctx, r.Key)
-		if err != nil {
-			return nil, err
-		}
-		if row.Parent != r.Parent {
-			return nil, fmt.Errorf("commit snapshot %s on %s: it stands on %q: %w", r.Key, r.Parent, row.Parent, errdefs.ErrNotImplemented)
-		}
-	}
 	defer store.Writing()()
 	until, err := keep(ctx, store, sn, r.Name)
 	if err != nil {
 		return nil, err
 	}
-	if err := sn.CommitAs(ctx, r.Key, stowage.Snapshot{Key: r.Name, Labels: labelled(r.Labels), Expires: until}); err != nil {
+	if err := sn.CommitAs(ctx, r.Key, stowage.Snapshot{Key: r.Name, Parent: r.Parent, Labels: labelled(r.Labels), Expires: until}); err != nil {
 		return nil, err
 	}
 	return &emptypb.Empty{}, letGo(ctx, store, sn, r.Key)

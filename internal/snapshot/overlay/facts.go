@@ -2,7 +2,9 @@ package overlay
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,6 +34,16 @@ func writeFacts(folder string, f facts) error { return writeFile(folder, factsFi
 func readFacts(folder string) (f facts, err error) {
 	err = readFile(folder, factsFile, maxFacts, &f)
 	return f, err
+}
+
+// hasFacts tells whether they were written. Of an active snapshot they are when it received a layer, or
+// was about to be committed.
+func hasFacts(folder string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(folder, factsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // needs is [layer.Needs] as it is written, of a layer that may stand on any stack. JSON is for

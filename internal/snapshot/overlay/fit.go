@@ -26,27 +26,47 @@ func (d *Driver) Fit(ctx context.Context, folder string, chain []string, own boo
 	if err != nil {
 		return false, err
 	}
-	if len(needs.Links) > 0 {
-		return false, misfit("it links to %s, which is below", needs.Links[0])
-	}
-	if len(needs.Folders)+len(needs.Through)+len(needs.Whiteouts) == 0 {
-		return false, nil
+	if ok, err := fits(needs); ok || err != nil {
+		return false, err
 	}
 	below, err := d.Tree(ctx, chain)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, below.Close()) }()
-	root, err := os.OpenRoot(filepath.Join(folder, treeDir))
+	changed, err = fit(ctx, filepath.Join(folder, treeDir), needs, below, own)
+	if err != nil || !changed {
+		return changed, err
+	}
+	return true, writeNeeds(folder, layer.Needs{})
+}
+
+// FitTree is [Driver.Fit] for a layer in the folder dir of another's stack, on what is below it.
+func FitTree(ctx context.Context, dir string, needs layer.Needs, below layer.Tree) error {
+	if ok, err := fits(needs); ok || err != nil {
+		return err
+	}
+	_, err := fit(ctx, dir, needs, below, true)
+	return err
+}
+
+// fits tells whether a layer fits wherever it stands. One that never does is an error.
+func fits(needs layer.Needs) (bool, error) {
+	if len(needs.Links) > 0 {
+		return false, misfit("it links to %s, which is below", needs.Links[0])
+	}
+	return len(needs.Folders)+len(needs.Through)+len(needs.Whiteouts) == 0, nil
+}
+
+func fit(ctx context.Context, dir string, needs layer.Needs, below layer.Tree, own bool) (changed bool, err error) {
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	t := fitting{ctx: ctx, below: below, root: root, own: own}
-	if err := t.fit(needs); err != nil || !t.changed {
-		return t.changed, err
-	}
-	return true, writeNeeds(folder, layer.Needs{})
+	err = t.fit(needs)
+	return t.changed, err
 }
 
 func misfit(format string, args ...any) error {

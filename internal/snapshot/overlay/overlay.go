@@ -227,10 +227,48 @@ func (d *Driver) Mounts(_ context.Context, folder string, chain []string, kind s
 
 // Commit implements [snapshot.Driver].
 func (d *Driver) Commit(_ context.Context, folder string, _ []string) (snapshot.Usage, error) {
-	if err := writeFacts(folder, facts{Root: true}); err != nil {
+	received, err := hasFacts(folder)
+	if err == nil && !received {
+		err = writeFacts(folder, facts{Root: true})
+	}
+	if err != nil {
 		return snapshot.Usage{}, err
 	}
 	return usage(folder)
+}
+
+// Rebases implements [snapshot.Rebaser].
+func (d *Driver) Rebases() bool { return d.form == layer.Overlay }
+
+// Receive implements [snapshot.Rebaser].
+func (d *Driver) Receive(ctx context.Context, folder string, r io.Reader, o layer.Options) (layer.Result, error) {
+	if received, err := hasFacts(folder); err != nil || received {
+		if err == nil {
+			err = fmt.Errorf("it has a layer already: %w", errdefs.ErrFailedPrecondition)
+		}
+		return layer.Result{}, err
+	}
+	o.Form, o.Below = d.form, nil
+	res, err := layer.Apply(ctx, r, filepath.Join(folder, treeDir), o)
+	if err == nil {
+		err = writeNeeds(folder, res.Needs)
+	}
+	if err == nil {
+		err = writeFacts(folder, facts{Root: res.Root, Opaque: res.Opaque})
+	}
+	return res, err
+}
+
+// Rebase implements [snapshot.Rebaser]. What others filled is as they want it.
+func (d *Driver) Rebase(ctx context.Context, folder string, chain []string) error {
+	if _, err := os.Lstat(filepath.Join(folder, needsFile)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	_, err := d.Fit(ctx, folder, chain, true)
+	return err
 }
 
 // Tidy implements [snapshot.Driver].
