@@ -105,7 +105,7 @@ func (db *DB) View(ctx context.Context, f func(kv.Reader) error) (err error) {
 // shareFor is for how long Views come to those that have the file open, and for how long it stays open
 // for them when none runs. Opening takes longer than what most of them do, and a writer in another
 // process waits until it is closed.
-const shareFor = 5 * time.Millisecond
+const shareFor = 2 * time.Millisecond
 
 // share gives the file that is open for Views, or opens it for others, too; nil if there is nothing
 // to read.
