@@ -6,8 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,13 +16,12 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/stowage/stowage"
 	"github.com/stowage/stowage/internal/imagetest"
 	"github.com/stowage/stowage/internal/layer/layertest"
 )
 
 // layoutOf is an OCI layout, as a tar, of an image.
-func layoutOf(t *testing.T, img *imagetest.Image, name string) io.Reader {
+func layoutOf(t *testing.T, img *imagetest.Image, name string) []byte {
 	t.Helper()
 	root := img.Root
 	root.Annotations = map[string]string{"io.containerd.image.name": name}
@@ -41,39 +41,32 @@ func layoutOf(t *testing.T, img *imagetest.Image, name string) io.Reader {
 	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return &archive
+	return archive.Bytes()
 }
 
-// unpacksSideBySide has stowage unpack the whole corpus through a daemon that gives layers their parents
-// when they are committed: they become, in their stack, what GNU tar makes of them one on the other.
-func unpacksSideBySide(t *testing.T, address string) {
-	var log bytes.Buffer
-	connect := func(t *testing.T) *stowage.Store {
-		t.Helper()
-		peer, err := stowage.Connect(address, stowage.Options{
-			Namespace: "side", Snapshotter: "overlay",
-			Log:    slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Unpack: stowage.UnpackLimits{Losses: "report"},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := peer.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return peer
+// intertwined are the kinds of stacks whose layers depend on each other most.
+var intertwined = []string{"hardlink/", "opaque/", "implied/"}
+
+// unpacksSideBySide has stowage unpack the corpus of layers through a daemon that gives them their parents
+// when they are committed: they become, in their stack, what GNU tar makes of them one on the other. In make
+// interop it is the whole corpus.
+func unpacksSideBySide(t *testing.T, n *node) {
+	conf := filepath.Join(n.dir, "losses.toml")
+	if err := os.WriteFile(conf, []byte("[unpack]\nlosses = \"report\"\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	whole := os.Getenv("STOWAGE_CONTAINERD") != ""
 	many, beside := 0, 0
 	for _, c := range layertest.Corpus() {
-		if len(c.Layers) < 2 {
+		if len(c.Layers) < 2 || !whole && !slices.ContainsFunc(intertwined, func(kind string) bool { return strings.HasPrefix(c.Name, kind) }) {
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			dir, at := filepath.Join(t.TempDir(), "reference"), t.TempDir()
-			layertest.Reference(t, c, dir)
-			want, err := layertest.Describe(dir)
+			n := n.in(t)
+			dir := t.TempDir()
+			reference, archive, at := filepath.Join(dir, "reference"), filepath.Join(dir, "image.tar"), filepath.Join(dir, "mounted")
+			layertest.Reference(t, c, reference)
+			want, err := layertest.Describe(reference)
 			var spec imagetest.Spec
 			for _, b := range c.Layers {
 				spec.Layers = append(spec.Layers, imagetest.Layer{Compression: imagetest.Gzip, Tar: func(w io.Writer) error { _, err := w.Write(b); return err }})
@@ -82,24 +75,19 @@ func unpacksSideBySide(t *testing.T, address string) {
 			if err := errors.Join(err, buildErr); err != nil {
 				t.Fatal(err)
 			}
-			many += len(c.Layers)
-			log.Reset()
 			ref := "example.com/" + c.Name + ":1"
-			peer := connect(t)
-			if _, err := peer.Import(t.Context(), layoutOf(t, img, ref), stowage.ImportOptions{}); err != nil {
+			if err := os.WriteFile(archive, layoutOf(t, img, ref), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			beside += strings.Count(log.String(), "unpacked beside")
-			if err := peer.MountImage(t.Context(), ref, at, stowage.MountOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			log := n.must(n.on("--config", conf, "--log-level", "debug", "load", "-i", archive))
+			many += len(c.Layers)
+			beside += strings.Count(log, "unpacked beside")
+			n.must(n.on("image", "mount", ref, at))
 			got, err := layertest.Describe(at)
 			if diff := cmp.Diff(want, got); err != nil || diff != "" {
-				t.Errorf("it differs from the reference (-want +got), %v:\n%s\n%s", err, diff, log.String())
+				t.Errorf("it differs from the reference (-want +got), %v:\n%s\n%s", err, diff, log)
 			}
-			if _, err := connect(t).UnmountImage(t.Context(), at, true); err != nil {
-				t.Error(err)
-			}
+			n.must(n.on("image", "unmount", at))
 		})
 	}
 	if beside < many/2 {

@@ -132,7 +132,7 @@ func TestRepair(t *testing.T) {
 		t.Run(part.name, func(t *testing.T) { part.run(t, n.in(t)) })
 	}
 	if out := n.must(n.ctr("plugins", "ls", "-d", "id==overlayfs")); strings.Contains(out, "rebase") { // since containerd 2.2
-		t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.address) })
+		t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.in(t)) })
 	}
 }
 
@@ -374,7 +374,7 @@ func TestOwnDaemon(t *testing.T) {
 		})
 	})
 	t.Run("images", func(t *testing.T) { workOnNode(t, n.in(t)) })
-	t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.address) })
+	t.Run("side by side", func(t *testing.T) { unpacksSideBySide(t, n.in(t)) })
 }
 
 // ready asks whether the daemon listens.
