@@ -70,6 +70,7 @@ func (s *Store) unpackLoose(ctx context.Context, sn *containerd.Snapshotter, par
 		if !ok || err != nil {
 			return err
 		}
+		s.warnOf(l.blob, l.res.Losses)
 		s.log.Debug("a layer was unpacked beside those below it", "layer", l.blob.Digest, "snapshot", l.name)
 	}
 	return nil
@@ -135,7 +136,6 @@ func (s *Store) loosen(ctx context.Context, sn *containerd.Snapshotter, l *loose
 	if l.res, err = s.extractor().Loose(ctx, l.blob, l.diffID, dir, below); err != nil {
 		return err
 	}
-	s.warnOf(l.blob, l.res.Losses)
 	l.dir = dir
 	return nil
 }

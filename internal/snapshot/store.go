@@ -357,6 +357,9 @@ func (s *Store) rebased(ctx context.Context, row Snapshot, parent string) (chain
 		return nil, fmt.Errorf("snapshotter %s gives no parent to what has none: %w", s.name, errdefs.ErrNotImplemented)
 	}
 	rows, err := s.meta.SnapshotChain(ctx, s.ns, s.name, parent)
+	if err == nil && rows[len(rows)-1].Kind != Committed { // before the folder is made to fit it
+		err = fmt.Errorf("%s is not committed and cannot be a parent: %w", parent, errdefs.ErrFailedPrecondition)
+	}
 	return s.paths(rows), err
 }
 

@@ -45,7 +45,7 @@ func layoutOf(t *testing.T, img *imagetest.Image, name string) []byte {
 }
 
 // intertwined are the kinds of stacks whose layers depend on each other most.
-var intertwined = []string{"hardlink/", "opaque/", "implied/"}
+var intertwined = []string{"hardlink/", "opaque/", "implied/", "root/"}
 
 // unpacksSideBySide has stowage unpack the corpus of layers through a daemon that gives them their parents
 // when they are committed: they become, in their stack, what GNU tar makes of them one on the other. In make

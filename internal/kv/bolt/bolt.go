@@ -1,10 +1,11 @@
 // Package bolt is a [kv.DB] in one bbolt file.
 //
 // bbolt locks its file for as long as it is open, so a DB opens it anew for each Update, or group of
-// them that wait for each other, and for Views once in a few milliseconds. Three locks stand in line before one: a semaphore among the goroutines of this DB, the lock of
-// <path>.lock, and bbolt's own of the file. The second is there for fairness alone. A writer
-// keeps it while it waits for the third, and readers pass through it, so that an unending stream
-// of readers in other processes cannot keep a writer out.
+// them that wait for each other, and for Views once in a few milliseconds. Three locks stand in line
+// before one: semaphores among the goroutines of this DB, the lock of <path>.lock, and bbolt's own of
+// the file. The second is there for fairness alone. A writer keeps it while it waits for the third, and
+// readers pass through it, so that an unending stream of readers in other processes cannot keep a
+// writer out.
 //
 // Every value is kept behind a checksum of its key and itself, and the pages between the root
 // and the leaves are checked before bbolt follows them, so that damage is an error of the kind

@@ -227,6 +227,7 @@ func TestApplySideBySide(t *testing.T) {
 		tarLayer(t, "./", "a/", "a/one", "a/two", "b/", "b/below", "c", "gone", "deep/", "deep/er/", "deep/er/x"),
 		tarLayer(t, "a/.wh.one", "b/.wh..wh..opq", "b/new", ".wh.gone", "d", "deep/er/y", "none/.wh.any"),
 		tarLayer(t, "a/two", "c/", "c/in", "e"),
+		tarLayer(t, ".wh..wh..opq", "last"),
 	}
 	var diffIDs []digest.Digest
 	for i, b := range layers {
@@ -279,6 +280,22 @@ func TestApplySideBySide(t *testing.T) {
 		if len(list)+more > 0 || err != nil {
 			t.Errorf("the doctor finds %v and %d more of layer %d, error %v", list, more, i, err)
 		}
+	}
+
+	// The kernel does not heed that a root hides what is below it: the mount must not have it.
+	shown := strings.Join(d.view("shown", parent)[0].Options, " ")
+	for i, key := range chain {
+		row, err := sn.Stat(d.ctx, key.String())
+		must(t, err)
+		if top := i == len(chain)-1; strings.Contains(shown, "/"+row.Folder+"/") != top {
+			t.Errorf("the mount of the topmost layer, which hides the others, is %s; layer %d is %s", shown, i, row.Folder)
+		}
+	}
+
+	d.prepare("active", "")
+	d.prepare("on an active one", "")
+	if err := commit(digest.FromString("on"), "on an active one", "active"); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("on a parent that is not committed: %v", err)
 	}
 
 	// What links to files below it cannot be told apart from them afterwards.
